@@ -1,0 +1,37 @@
+/* file.h - files: read whole or mapped, written so that a crash leaves the old or the new one. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+bool file_exists(const char *path);
+bool file_is_dir(const char *path);
+char *path_join(const char *dir, const char *name); /* owned by the caller */
+
+/* Appends the whole file to out.  E_IO if it cannot be read, E_FORMAT if larger than max bytes (checked
+ * before anything is allocated, and again while reading). */
+int file_read(const char *path, size_t max, struct buf *out, struct err *err);
+
+/* A read-only mapping; data is borrowed until file_close. */
+struct file {
+    const uint8_t *data; /* NULL for an empty file */
+    size_t size;
+};
+int file_open(struct file *f, const char *path, struct err *err);
+void file_close(struct file *f); /* accepts a zeroed file */
+
+/* Write to PATH.tmp-PID, then out_commit: flush, fsync, rename over PATH, fsync the folder.
+ * out_abort (or process death) leaves PATH as it was.  All return 0 or -1. */
+struct out;
+struct out *out_open(const char *path, struct err *err);
+int out_write(struct out *o, const void *p, size_t n, struct err *err);
+int out_commit(struct out *o, struct err *err); /* frees o, also on failure */
+void out_abort(struct out *o);                  /* accepts NULL */
+int file_write(const char *path, const void *p, size_t n, struct err *err); /* open, write, commit */
+
+#endif

@@ -1,0 +1,157 @@
+/* pool.c - see pool.h.
+ * Workers spin on a generation counter for a short while, then sleep on a futex: a decode step enters the
+ * pool a hundred times, so a wake-up through the kernel each time would cost more than the work. */
+#define _GNU_SOURCE
+#include "base/pool.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+#define SPIN 20000 /* about 100 us: longer than the gap between two parallel regions of a step */
+
+struct pool {
+    int n;
+    pthread_t *thread;
+    _Alignas(64) atomic_uint generation; /* + 1 for each pool_run; futex word */
+    atomic_bool stop;
+    _Alignas(64) atomic_int pending; /* workers that have not finished this generation; futex word */
+    _Alignas(64) atomic_int sleepers;
+    void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
+    void *arg;
+};
+
+struct worker {
+    struct pool *pool;
+    int id, cpu;
+};
+
+static void futex(void *word, int op, unsigned value) {
+    syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+static void relax(void) {
+    __builtin_ia32_pause();
+}
+
+static void pin(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof set, &set); /* pinning is for speed; a refusal is harmless */
+}
+
+static unsigned await_generation(struct pool *p, unsigned seen) {
+    for (int i = 0; i < SPIN; i++) {
+        unsigned now = atomic_load_explicit(&p->generation, memory_order_acquire);
+        if (now != seen)
+            return now;
+        relax();
+    }
+    atomic_fetch_add(&p->sleepers, 1);
+    unsigned now;
+    while ((now = atomic_load(&p->generation)) == seen)
+        futex(&p->generation, FUTEX_WAIT, seen);
+    atomic_fetch_sub(&p->sleepers, 1);
+    return now;
+}
+
+static void *work(void *arg) {
+    struct worker w = *(struct worker *)arg;
+    free(arg);
+    if (w.cpu >= 0)
+        pin(w.cpu);
+    unsigned seen = 0;
+    for (;;) {
+        seen = await_generation(w.pool, seen);
+        if (atomic_load(&w.pool->stop))
+            return NULL;
+        w.pool->fn(w.pool->arg, w.id, w.pool->n);
+        if (atomic_fetch_sub_explicit(&w.pool->pending, 1, memory_order_acq_rel) == 1)
+            futex(&w.pool->pending, FUTEX_WAKE, 1);
+    }
+}
+
+struct pool *pool_new(int n_threads) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set);
+    int n_cpu = CPU_COUNT(&set), cpu = -1;
+    if (n_threads < 1)
+        n_threads = n_cpu > 0 ? n_cpu : 1;
+    struct pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
+    if (!p)
+        abort();
+    *p = (struct pool){.n = n_threads};
+    p->thread = mem_array((size_t)n_threads, sizeof *p->thread);
+    /* The caller keeps the first processor's share unpinned: a library must not move its host's thread.
+     * Workers go to the remaining processors, one each; with more threads than processors none is pinned. */
+    for (int id = 0; id < n_threads; id++) {
+        do
+            cpu = (cpu + 1) % CPU_SETSIZE;
+        while (n_cpu > 0 && !CPU_ISSET(cpu, &set));
+        if (id == 0)
+            continue;
+        struct worker *w = mem_new(sizeof *w);
+        *w = (struct worker){p, id, n_threads <= n_cpu ? cpu : -1};
+        if (pthread_create(&p->thread[id], NULL, work, w) != 0) {
+            free(w);
+            p->n = id; /* the system gives no more threads: go on with those we have */
+            break;
+        }
+    }
+    return p;
+}
+
+void pool_free(struct pool *p) {
+    if (!p)
+        return;
+    atomic_store(&p->stop, true);
+    atomic_fetch_add(&p->generation, 1);
+    futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
+    for (int id = 1; id < p->n; id++)
+        pthread_join(p->thread[id], NULL);
+    free(p->thread);
+    free(p);
+}
+
+int pool_size(const struct pool *p) {
+    return p->n;
+}
+
+void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
+    if (p->n == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    p->fn = fn;
+    p->arg = arg;
+    atomic_store(&p->pending, p->n - 1);
+    atomic_fetch_add(&p->generation, 1); /* sequentially consistent with the sleepers count below */
+    if (atomic_load(&p->sleepers) > 0)
+        futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
+    fn(arg, 0, p->n);
+    for (int i = 0; i < SPIN; i++) {
+        if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
+            return;
+        relax();
+    }
+    int left;
+    while ((left = atomic_load(&p->pending)) != 0)
+        futex(&p->pending, FUTEX_WAIT, (unsigned)left);
+}
+
+void pool_split(int total, int unit, int id, int n, int *lo, int *hi) {
+    int units = (total + unit - 1) / unit;
+    int a = (int)((long long)units * id / n), b = (int)((long long)units * (id + 1) / n);
+    *lo = a * unit;
+    *hi = b * unit < total ? b * unit : total;
+    if (*lo > total)
+        *lo = total;
+}

@@ -1,0 +1,56 @@
+/* cfg.h - one transformer family: hyper-parameters and flags, validated once.
+ * There is no per-architecture code path; a new architecture is a new row of flags in cfg.c. */
+#ifndef MODEL_CFG_H
+#define MODEL_CFG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/json.h"
+
+enum norm_kind { NORM_RMS, NORM_LAYER };
+enum act_kind { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU };
+enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+
+struct cfg {
+    char arch[32];                 /* "llama", "gpt2", "mistral", "qwen2", "phi", "gpt_neox", ...        */
+    int vocab, dim, n_layer, n_head, n_kv_head, head_dim, ffn;
+    int max_ctx;                   /* positions the model was trained for                                */
+    enum norm_kind norm;
+    float norm_eps;
+    bool norm_plus_one;            /* RMS weight is stored as w - 1 (Gemma)                              */
+    enum act_kind act;
+    bool gated;                    /* down(act(gate x) * up x), else down(act(up x))                     */
+    bool parallel;                 /* x + attn(norm1 x) + mlp(norm2 x)                                   */
+    bool shared_norm;              /* parallel with norm2 = norm1 (Phi)                                  */
+    bool learned_pos;              /* learned position embeddings (GPT-2)                                */
+    bool qk_norm;                  /* RMS norm of each q and k head before rope (Qwen3)                  */
+    bool tied;                     /* head = token embedding                                             */
+    float embed_scale;             /* token embedding is multiplied by this (Gemma: sqrt(dim)); 1 = none */
+    int rope_dim;                  /* rotated leading components of each head, half-split; 0 = no rope   */
+    float rope_theta;
+    enum rope_scaling rope_scaling;
+    float rope_factor, rope_low, rope_high; /* linear: factor; llama3: all three                         */
+    int rope_orig_ctx;             /* llama3                                                             */
+    int window;                    /* sliding window: a token sees the last `window` tokens; 0 = all     */
+    int bos, eos[8], n_eos;        /* bos -1 = none                                                      */
+};
+
+/* From the parsed config.json of a Hugging Face folder; path only names it in errors. */
+int cfg_from_hf(struct cfg *c, const json_t *config, const char *path, struct err *err);
+
+/* Ranges and relations that hold whatever the source (GGUF keys go through it too): E_FORMAT names the
+ * field and the value.  Sizes are bounded so that products of two fit in an int. */
+int cfg_check(const struct cfg *c, const char *path, struct err *err);
+
+/* config.json text that cfg_from_hf reads back to the same cfg.  Owned by the caller. */
+json_t *cfg_to_hf(const struct cfg *c);
+
+/* A named shape for benchmarks and tests: 168m, llama-1b, gpt2, qwen-0.5b, and tiny (seconds-fast tests).
+ * E_USAGE lists the names. */
+int cfg_shape(struct cfg *c, const char *name, struct err *err);
+
+int64_t cfg_params(const struct cfg *c); /* number of weights, tied head counted once */
+
+#endif

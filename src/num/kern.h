@@ -1,0 +1,39 @@
+/* kern.h - the kernel table.  kern.def is the only list; ref.c defines correct; x86/ files override entries.
+ *
+ * A kernel is single-threaded, allocates nothing, takes any n and any alignment. */
+#ifndef NUM_KERN_H
+#define NUM_KERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "num/mat.h"
+
+enum isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_COUNT }; /* ORDER: weakest first */
+
+/* KERN(return type, name, (parameters)) */
+#define KERN(ret, name, params) ret(*name) params;
+struct kern {
+#include "num/kern.def"
+};
+#undef KERN
+
+extern struct kern kern; /* set once by kern_init, then read-only */
+
+/* Fills the table with the best level this processor has, or with the one named by PUMICE_ISA
+ * (ref|avx2|avx512|vnni|bf16).  E_USAGE if that name is unknown or the processor lacks it. */
+int kern_init(struct err *err);
+int kern_force(enum isa level, struct err *err); /* for tests and bench */
+enum isa kern_level(void);
+enum isa kern_best(void);                        /* strongest level of this processor */
+const char *isa_name(enum isa level);
+
+/* Each fills the entries its level has, over those of the level below. */
+void kern_ref(struct kern *k);
+void kern_avx2(struct kern *k);
+void kern_avx512(struct kern *k);
+void kern_vnni(struct kern *k);
+void kern_bf16(struct kern *k);
+
+#endif
