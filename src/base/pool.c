@@ -1,7 +1,6 @@
 /* pool.c - see pool.h.
  * Workers spin on a generation counter for a short while, then sleep on a futex: a decode step enters the
  * pool a hundred times, so a wake-up through the kernel each time would cost more than the work. */
-#define _GNU_SOURCE
 #include "base/pool.h"
 
 #include <linux/futex.h>
