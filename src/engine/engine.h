@@ -21,7 +21,7 @@ struct engine_opts {
 enum finish { FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR };
 
 struct token {           /* one generated token, borrowed during the callback */
-    int32_t id;
+    int32_t id;          /* -1: only text that was held back in case it began a stop string */
     const char *text;    /* whole UTF-8 characters that became final; may be empty */
     size_t len;
     float logprob;                 /* if n_logprobs > 0 */

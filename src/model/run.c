@@ -1,1 +1,386 @@
-/* run.c */
+/* run.c - the transformer, forwards.
+ *
+ * One pass for all families; what differs is a flag of struct cfg.  Shapes in comments: T tokens of the
+ * batch, D model width, H heads, G key-value heads, C components of a head, F width of the MLP.
+ *
+ * Invariants: (1) the arithmetic of a token's row depends on the token, its position and its sequence's KV
+ * only: every kernel works on one row, and attention walks the past in order, so a batch, a chunk and a
+ * single step give the same bits; (2) nothing is allocated between entry and exit of run_step.
+ * Tested in test/unit/run.c. */
+#include "model/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "num/kern.h"
+#include "num/linear.h"
+#include "num/quant.h"
+
+struct run {
+    const struct model *m; /* borrowed */
+    struct pool *pool;     /* borrowed */
+    struct linear_ctx *lin;
+    int max_tok, n_ctx;
+
+    float *x;           /* (T, D) the residual stream                     */
+    float *h, *h2;      /* (T, D) normed inputs of attention and MLP      */
+    float *q, *att;     /* (T, H*C)                                       */
+    float *k, *v;       /* (T, G*C)                                       */
+    float *gate, *up;   /* (T, F)                                         */
+    float *y;           /* (T, D) what a sub-layer adds to the stream     */
+    float *score;       /* (threads, n_ctx) attention weights of one head */
+    float *cos, *sin;   /* (n_ctx, rope_dim/2)                            */
+    int *slot, *pos;    /* (T) whose token this is, and where             */
+    void *arena;        /* owns all of the above                          */
+    size_t arena_bytes;
+};
+
+/* -- set-up -------------------------------------------------------------------------------------------- */
+
+/* Rotation speed of component pair i, radians per position; float arithmetic as in the reference. */
+static float rope_speed(const struct cfg *c, int i) {
+    float f = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->rope_dim);
+    if (c->rope_scaling == ROPE_LINEAR)
+        return f / c->rope_factor;
+    if (c->rope_scaling == ROPE_PLAIN)
+        return f;
+    /* Llama 3.1: slow components are stretched by the factor, fast ones kept, those between blended. */
+    float wavelen = 2 * (float)M_PI / f, ctx = (float)c->rope_orig_ctx;
+    if (wavelen > ctx / c->rope_low)
+        return f / c->rope_factor;
+    if (wavelen < ctx / c->rope_high)
+        return f;
+    float keep = (ctx / wavelen - c->rope_low) / (c->rope_high - c->rope_low);
+    return (1 - keep) * f / c->rope_factor + keep * f;
+}
+
+static void rope_table(struct run *r) {
+    const struct cfg *c = &r->m->cfg;
+    int half = c->rope_dim / 2;
+    for (int i = 0; i < half; i++) {
+        float speed = rope_speed(c, i);
+        for (int p = 0; p < r->n_ctx; p++) {
+            r->cos[(size_t)p * half + i] = cosf((float)p * speed);
+            r->sin[(size_t)p * half + i] = sinf((float)p * speed);
+        }
+    }
+}
+
+/* Hands out 64-byte aligned pieces; with base NULL it only counts. */
+static void *piece(char *base, size_t *used, size_t n, size_t size) {
+    void *p = base ? base + *used : NULL;
+    *used += (n * size + 63) / 64 * 64;
+    return p;
+}
+
+static size_t carve(struct run *r, char *base) {
+    const struct cfg *c = &r->m->cfg;
+    size_t used = 0, t = (size_t)r->max_tok, f = sizeof(float);
+    size_t half = (size_t)r->n_ctx * (c->rope_dim / 2);
+    r->x = piece(base, &used, t * c->dim, f);
+    r->h = piece(base, &used, t * c->dim, f);
+    r->h2 = piece(base, &used, t * c->dim, f);
+    r->y = piece(base, &used, t * c->dim, f);
+    r->q = piece(base, &used, t * c->n_head * c->head_dim, f);
+    r->att = piece(base, &used, t * c->n_head * c->head_dim, f);
+    r->k = piece(base, &used, t * c->n_kv_head * c->head_dim, f);
+    r->v = piece(base, &used, t * c->n_kv_head * c->head_dim, f);
+    r->gate = piece(base, &used, c->gated ? t * c->ffn : 0, f);
+    r->up = piece(base, &used, t * c->ffn, f);
+    r->score = piece(base, &used, (size_t)pool_size(r->pool) * r->n_ctx, f);
+    r->cos = piece(base, &used, half, f);
+    r->sin = piece(base, &used, half, f);
+    r->slot = piece(base, &used, t, sizeof(int));
+    r->pos = piece(base, &used, t, sizeof(int));
+    return used;
+}
+
+struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n_ctx, struct err *err) {
+    const struct cfg *c = &m->cfg;
+    struct run *r = mem_new(sizeof *r);
+    *r = (struct run){.m = m, .pool = pool, .max_tok = max_tok, .n_ctx = n_ctx};
+    int widest = c->ffn > c->n_head * c->head_dim ? c->ffn : c->n_head * c->head_dim;
+    r->lin = linear_new(pool, max_tok, widest > c->dim ? widest : c->dim, err);
+    if (!r->lin)
+        goto fail;
+    r->arena_bytes = carve(r, NULL);
+    r->arena = mem_pages(r->arena_bytes, "activations", err);
+    if (!r->arena)
+        goto fail;
+    carve(r, r->arena);
+    rope_table(r);
+    return r;
+fail:
+    run_free(r);
+    return NULL;
+}
+
+void run_free(struct run *r) {
+    if (!r)
+        return;
+    linear_free(r->lin);
+    mem_pages_free(r->arena, r->arena_bytes);
+    free(r);
+}
+
+/* -- rows: work that each token does for itself ---------------------------------------------------------- */
+
+struct rows {
+    const struct run *r;
+    int n, width;
+    float *y;
+    const float *x, *w, *b;
+};
+
+/* Enters the pool only where the rows are worth a barrier. */
+static void over_rows(struct rows *job, void (*fn)(void *arg, int id, int n)) {
+    if (job->n < 4)
+        fn(job, 0, 1);
+    else
+        pool_run(job->r->pool, fn, job);
+}
+
+static void norm_rows(void *arg, int id, int n) {
+    const struct rows *j = arg;
+    const struct cfg *c = &j->r->m->cfg;
+    int lo, hi;
+    pool_split(j->n, 1, id, n, &lo, &hi);
+    for (int t = lo; t < hi; t++) {
+        float *y = j->y + (size_t)t * j->width;
+        const float *x = j->x + (size_t)t * j->width;
+        if (c->norm == NORM_RMS)
+            kern.rms_norm(y, x, j->w, j->width, c->norm_eps);
+        else
+            kern.layer_norm(y, x, j->w, j->b, j->width, c->norm_eps);
+    }
+}
+
+/* y = norm(x), both (n, D). */
+static void norm(const struct run *r, float *y, const float *x, int n, const float *w, const float *b) {
+    over_rows(&(struct rows){r, n, r->m->cfg.dim, y, x, w, b}, norm_rows);
+}
+
+static void add_rows(void *arg, int id, int n) {
+    const struct rows *j = arg;
+    int lo, hi;
+    pool_split(j->n, 1, id, n, &lo, &hi);
+    kern.add(j->y + (size_t)lo * j->width, j->x + (size_t)lo * j->width, (hi - lo) * j->width);
+}
+
+/* x += y, both (n, D). */
+static void add(const struct run *r, float *x, const float *y, int n) {
+    over_rows(&(struct rows){r, n, r->m->cfg.dim, x, y, NULL, NULL}, add_rows);
+}
+
+static void act_rows(void *arg, int id, int n) {
+    const struct rows *j = arg;
+    int lo, hi;
+    pool_split(j->n, 1, id, n, &lo, &hi);
+    float *a = j->y + (size_t)lo * j->width;
+    int count = (hi - lo) * j->width;
+    switch (j->r->m->cfg.act) {
+    case ACT_SILU:
+        kern.silu(a, count);
+        break;
+    case ACT_GELU_TANH:
+        kern.gelu_tanh(a, count);
+        break;
+    case ACT_GELU_ERF:
+        kern.gelu_erf(a, count);
+        break;
+    case ACT_RELU:
+        kern.relu(a, count);
+        break;
+    }
+    if (j->x)
+        kern.mul(a, j->x + (size_t)lo * j->width, count);
+}
+
+/* -- the layers ------------------------------------------------------------------------------------------ */
+
+static void embed(const struct run *r, const struct batch *b) {
+    const struct cfg *c = &r->m->cfg;
+    float *x = r->x;
+    int t = 0;
+    for (int s = 0; s < b->n_span; s++)
+        for (int i = 0; i < b->span[s].n; i++, t++, x += c->dim) {
+            row_to_f32(r->m->embed.type, mat_row(&r->m->embed, b->span[s].ids[i]), x, c->dim);
+            if (c->embed_scale != 1)
+                for (int d = 0; d < c->dim; d++)
+                    x[d] *= c->embed_scale;
+            r->slot[t] = b->span[s].slot;
+            r->pos[t] = b->span[s].pos + i;
+            if (c->learned_pos)
+                kern.add(x, mat_row(&r->m->pos, r->pos[t]), c->dim);
+        }
+}
+
+struct attn {
+    struct run *r;
+    const struct kv *kv;
+    const struct layer *l;
+    int layer, n_tok;
+};
+
+/* Turns q and k by their positions and appends k and v to the cache. */
+static void rope_and_store(void *arg, int id, int n) {
+    const struct attn *a = arg;
+    const struct run *r = a->r;
+    const struct cfg *c = &r->m->cfg;
+    int dq = c->n_head * c->head_dim, dk = c->n_kv_head * c->head_dim, half = c->rope_dim / 2, lo, hi;
+    pool_split(a->n_tok, 1, id, n, &lo, &hi);
+    for (int t = lo; t < hi; t++) {
+        float *q = r->q + (size_t)t * dq, *k = r->k + (size_t)t * dk, *v = r->v + (size_t)t * dk;
+        for (int h = 0; c->qk_norm && h < c->n_head; h++)
+            kern.rms_norm(q + h * c->head_dim, q + h * c->head_dim, a->l->q_norm, c->head_dim, c->norm_eps);
+        for (int h = 0; c->qk_norm && h < c->n_kv_head; h++)
+            kern.rms_norm(k + h * c->head_dim, k + h * c->head_dim, a->l->k_norm, c->head_dim, c->norm_eps);
+        if (half) {
+            const float *cos = r->cos + (size_t)r->pos[t] * half, *sin = r->sin + (size_t)r->pos[t] * half;
+            kern.rope(q, cos, sin, c->n_head, c->head_dim, c->rope_dim);
+            kern.rope(k, cos, sin, c->n_kv_head, c->head_dim, c->rope_dim);
+        }
+        struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
+        size_t at = (size_t)r->pos[t] * kv.stride;
+        if (kv.type == DT_F16) {
+            kern.f16_pack(kv.k + at, k, dk);
+            kern.f16_pack(kv.v + at, v, dk);
+        } else {
+            memcpy(kv.k + at, k, (size_t)dk * sizeof *k);
+            memcpy(kv.v + at, v, (size_t)dk * sizeof *v);
+        }
+    }
+}
+
+/* softmax(q k^T / sqrt(C)) v of one head of one token over its past. */
+static void attend_head(const struct attn *a, int t, int head, float *score) {
+    const struct run *r = a->r;
+    const struct cfg *c = &r->m->cfg;
+    size_t off = (size_t)t * c->n_head * c->head_dim + (size_t)head * c->head_dim;
+    struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
+    int first = c->window && r->pos[t] >= c->window ? r->pos[t] - c->window + 1 : 0;
+    int n = r->pos[t] - first + 1;
+    size_t group = (size_t)(head / (c->n_head / c->n_kv_head)) * dtype_row_bytes(kv.type, c->head_dim);
+    const char *k = kv.k + (size_t)first * kv.stride + group;
+    const char *v = kv.v + (size_t)first * kv.stride + group;
+    float scale = 1.0f / sqrtf((float)c->head_dim);
+    bool half = kv.type == DT_F16;
+    (half ? kern.attn_score_f16 : kern.attn_score_f32)(score, r->q + off, k, kv.stride, n, c->head_dim,
+                                                        scale);
+    float sum = kern.softmax_exp(score, n);
+    (half ? kern.attn_mix_f16 : kern.attn_mix_f32)(r->att + off, score, v, kv.stride, n, c->head_dim,
+                                                    1.0f / sum);
+}
+
+/* Each thread takes every n-th group of heads that share keys: later tokens have longer pasts, so blocks
+ * of tokens would leave one thread with most of the work. */
+static void attend(void *arg, int id, int n) {
+    const struct attn *a = arg;
+    const struct cfg *c = &a->r->m->cfg;
+    int group = c->n_head / c->n_kv_head;
+    float *score = a->r->score + (size_t)id * a->r->n_ctx;
+    for (int i = id; i < a->n_tok * c->n_kv_head; i += n)
+        for (int g = 0; g < group; g++)
+            attend_head(a, i / c->n_kv_head, i % c->n_kv_head * group + g, score);
+}
+
+/* r->y = attention(r->h) for layer i. */
+static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
+    const struct layer *l = &r->m->layer[i];
+    struct attn a = {r, kv, l, i, n_tok};
+    linear(r->lin, r->h, n_tok,
+           (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}}, 3);
+    if (n_tok < 4)
+        rope_and_store(&a, 0, 1);
+    else
+        pool_run(r->pool, rope_and_store, &a);
+    pool_run(r->pool, attend, &a);
+    linear(r->lin, r->att, n_tok, &(struct linear_out){r->y, &l->wo, l->bo}, 1);
+}
+
+/* r->y = down(act(gate h) * up h), or down(act(up h)). */
+static void mlp(struct run *r, const struct layer *l, const float *h, int n_tok) {
+    const struct cfg *c = &r->m->cfg;
+    float *a = c->gated ? r->gate : r->up;
+    if (c->gated)
+        linear(r->lin, h, n_tok,
+               (struct linear_out[]){{r->gate, &l->gate, l->bgate}, {r->up, &l->up, l->bup}}, 2);
+    else
+        linear(r->lin, h, n_tok, &(struct linear_out){r->up, &l->up, l->bup}, 1);
+    over_rows(&(struct rows){r, n_tok, c->ffn, a, c->gated ? r->up : NULL, NULL, NULL}, act_rows);
+    linear(r->lin, a, n_tok, &(struct linear_out){r->y, &l->down, l->bdown}, 1);
+}
+
+static void block(struct run *r, const struct kv *kv, int i, int n_tok) {
+    const struct layer *l = &r->m->layer[i];
+    norm(r, r->h, r->x, n_tok, l->norm1, l->norm1_b);
+    if (r->m->cfg.parallel && !r->m->cfg.shared_norm)
+        norm(r, r->h2, r->x, n_tok, l->norm2, l->norm2_b);
+    attention(r, kv, i, n_tok);
+    add(r, r->x, r->y, n_tok);
+    const float *h = r->h;
+    if (!r->m->cfg.shared_norm) {
+        h = r->h2;
+        if (!r->m->cfg.parallel)
+            norm(r, r->h2, r->x, n_tok, l->norm2, l->norm2_b);
+    }
+    mlp(r, l, h, n_tok);
+    add(r, r->x, r->y, n_tok);
+}
+
+/* Gathers the wanted rows to the front of r->y, in span order; returns their number. */
+static int wanted(const struct run *r, const struct batch *b) {
+    size_t row = (size_t)r->m->cfg.dim;
+    int t = 0, n = 0;
+    for (int s = 0; s < b->n_span; s++) {
+        const struct span *sp = &b->span[s];
+        for (int i = 0; i < sp->n; i++, t++)
+            if (sp->want == WANT_ALL || (sp->want == WANT_LAST && i == sp->n - 1))
+                memcpy(r->y + row * n++, r->x + row * t, row * sizeof *r->x);
+    }
+    return n;
+}
+
+/* -- the step -------------------------------------------------------------------------------------------- */
+
+static int check(const struct run *r, const struct kv *kv, const struct batch *b, int *n_tok,
+                 struct err *err) {
+    int n_ctx = r->n_ctx < kv_ctx(kv) ? r->n_ctx : kv_ctx(kv);
+    int64_t total = 0;
+    for (int s = 0; s < b->n_span; s++) {
+        const struct span *sp = &b->span[s];
+        if (sp->n < 1 || sp->slot < 0 || sp->slot >= kv_slots(kv) || sp->pos < 0 || sp->n > n_ctx ||
+            sp->pos > n_ctx - sp->n)
+            return err_set(err, E_USAGE, "tokens %d..%d do not fit the context of %d tokens", sp->pos,
+                           sp->pos + sp->n - 1, n_ctx);
+        for (int i = 0; i < sp->n; i++)
+            if (sp->ids[i] < 0 || sp->ids[i] >= r->m->cfg.vocab)
+                return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d", sp->ids[i],
+                               r->m->cfg.vocab);
+        total += sp->n;
+    }
+    if (total > r->max_tok)
+        return err_set(err, E_USAGE, "a batch of %lld tokens exceeds the limit of %d", (long long)total,
+                       r->max_tok);
+    *n_tok = (int)total;
+    return 0;
+}
+
+int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits, struct err *err) {
+    int n_tok = 0;
+    if (check(r, kv, b, &n_tok, err))
+        return -1;
+    mem_guard_enter();
+    embed(r, b);
+    for (int i = 0; i < r->m->cfg.n_layer; i++)
+        block(r, kv, i, n_tok);
+    int n = wanted(r, b);
+    if (n) {
+        norm(r, r->h, r->y, n, r->m->norm, r->m->norm_b);
+        linear(r->lin, r->h, n, &(struct linear_out){logits, &r->m->head, r->m->head_bias}, 1);
+    }
+    mem_guard_leave();
+    return 0;
+}

@@ -1,1 +1,230 @@
-/* sample.c */
+/* sample.c - see sample.h.
+ * Order of the filters as in llama.cpp: bias and penalties, top_k, top_p, min_p, temperature.  The best
+ * candidates come off a heap, so a vocabulary of 150,000 is never sorted. */
+#include "model/sample.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+struct cand {
+    int32_t id;
+    float logit;
+};
+
+struct sampler {
+    struct sampling s;
+    int vocab;
+    struct rng rng;
+    struct ids past;      /* prompt and generated tokens */
+    int32_t *generated;   /* (vocab) how often each token was generated */
+    uint8_t *seen;        /* (vocab) among the last repeat_last_n; scratch, all zero between calls */
+    struct cand *cand;    /* (vocab) */
+    float *weight;        /* (vocab) the logits after penalties, then the candidates' weights */
+};
+
+struct sampling sampling_default(void) {
+    return (struct sampling){.temp = 0.8f,
+                             .top_k = 40,
+                             .top_p = 0.95f,
+                             .min_p = 0.05f,
+                             .repeat_penalty = 1,
+                             .repeat_last_n = 64};
+}
+
+struct sampler *sampler_new(const struct sampling *s, int vocab) {
+    struct sampler *p = mem_new(sizeof *p);
+    p->s = *s;
+    p->vocab = vocab;
+    rng_seed(&p->rng, s->seed);
+    p->generated = mem_array((size_t)vocab, sizeof *p->generated);
+    p->seen = mem_array((size_t)vocab, 1);
+    p->cand = mem_array((size_t)vocab, sizeof *p->cand);
+    p->weight = mem_array((size_t)vocab, sizeof *p->weight);
+    return p;
+}
+
+void sampler_free(struct sampler *s) {
+    if (!s)
+        return;
+    ids_free(&s->past);
+    free(s->generated);
+    free(s->seen);
+    free(s->cand);
+    free(s->weight);
+    free(s);
+}
+
+void sampler_prompt(struct sampler *s, const int32_t *ids, int n) {
+    ids_addn(&s->past, ids, (size_t)n);
+}
+
+/* -- bias and penalties ---------------------------------------------------------------------------------- */
+
+static void penalise(struct sampler *p, float *logits) {
+    const struct sampling *s = &p->s;
+    for (int i = 0; i < s->n_bias; i++)
+        if (s->bias[i].id >= 0 && s->bias[i].id < p->vocab)
+            logits[s->bias[i].id] += s->bias[i].bias;
+    size_t n = p->past.n;
+    size_t from = s->repeat_last_n >= 0 && (size_t)s->repeat_last_n < n ? n - (size_t)s->repeat_last_n : 0;
+    if (s->repeat_penalty != 1) {
+        for (size_t i = from; i < n; i++) {
+            int32_t id = p->past.id[i];
+            if (id < 0 || id >= p->vocab || p->seen[id])
+                continue;
+            p->seen[id] = 1;
+            logits[id] = logits[id] > 0 ? logits[id] / s->repeat_penalty : logits[id] * s->repeat_penalty;
+        }
+        for (size_t i = from; i < n; i++)
+            if (p->past.id[i] >= 0 && p->past.id[i] < p->vocab)
+                p->seen[p->past.id[i]] = 0;
+    }
+    if (s->presence_penalty != 0 || s->frequency_penalty != 0)
+        for (int id = 0; id < p->vocab; id++)
+            if (p->generated[id])
+                logits[id] -= s->presence_penalty + s->frequency_penalty * (float)p->generated[id];
+}
+
+/* The best id (lowest among equals), or -1 if any logit is NaN. */
+static int32_t best(const float *logits, int n) {
+    int32_t at = 0;
+    for (int i = 0; i < n; i++) {
+        if (isnan(logits[i]))
+            return -1;
+        if (logits[i] > logits[at])
+            at = i;
+    }
+    return at;
+}
+
+/* -- the best candidates in order ------------------------------------------------------------------------ */
+
+static bool better(struct cand a, struct cand b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+static void sift_down(struct cand *h, int n, int i) {
+    struct cand x = h[i];
+    for (int child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && better(h[child + 1], h[child]))
+            child++;
+        if (!better(h[child], x))
+            break;
+        h[i] = h[child];
+    }
+    h[i] = x;
+}
+
+static void heap_make(struct cand *h, int n) {
+    for (int i = n / 2 - 1; i >= 0; i--)
+        sift_down(h, n, i);
+}
+
+/* Moves the best of h[0..n) to h[n-1] and restores the heap below it. */
+static void heap_pop(struct cand *h, int n) {
+    struct cand top = h[0];
+    h[0] = h[n - 1];
+    h[n - 1] = top;
+    sift_down(h, n - 1, 0);
+}
+
+/* How many of the best candidates top_k and top_p keep; they end up at cand[vocab-1], [vocab-2], ... */
+static int select_best(struct sampler *p) {
+    int n = p->vocab, limit = p->s.top_k > 0 && p->s.top_k < n ? p->s.top_k : n, kept = 0;
+    heap_make(p->cand, n);
+    float top = p->cand[0].logit;
+    double total = 0;
+    if (p->s.top_p < 1 && limit == n) /* probabilities are over all candidates: no need to order them first */
+        for (int i = 0; i < n; i++)
+            total += exp((double)p->cand[i].logit - top);
+    if (limit < n) {
+        for (; kept < limit; kept++)
+            heap_pop(p->cand, n - kept);
+        for (int i = 0; i < kept; i++)
+            total += exp((double)p->cand[n - 1 - i].logit - top);
+    }
+    if (p->s.top_p >= 1 && limit < n)
+        return kept;
+    double sum = 0;
+    for (int i = 0; i < limit; i++) {
+        if (i >= kept) {
+            heap_pop(p->cand, n - i);
+            kept = i + 1;
+        }
+        sum += exp((double)p->cand[n - 1 - i].logit - top);
+        if (sum >= (double)p->s.top_p * total)
+            return i + 1;
+    }
+    return limit;
+}
+
+/* Draws among the candidates; `top` is the best logit. */
+static int32_t draw(struct sampler *p, float top) {
+    const struct sampling *s = &p->s;
+    int n = p->vocab, kept = n;
+    for (int i = 0; i < n; i++)
+        p->cand[i] = (struct cand){i, p->weight[i]};
+    if ((s->top_k > 0 && s->top_k < n) || s->top_p < 1)
+        kept = select_best(p);
+    float floor = s->min_p > 0 ? top + logf(s->min_p) : -INFINITY;
+    double sum = 0;
+    for (int i = 0; i < kept; i++) { /* walk from the back, where select_best left the best */
+        struct cand c = p->cand[n - 1 - i];
+        p->weight[i] = c.logit >= floor ? expf((c.logit - top) / s->temp) : 0;
+        sum += p->weight[i];
+    }
+    double at = rng_double(&p->rng) * sum;
+    int32_t last = p->cand[n - 1].id;
+    for (int i = 0; i < kept; i++) {
+        if (p->weight[i] <= 0)
+            continue;
+        last = p->cand[n - 1 - i].id;
+        at -= p->weight[i];
+        if (at < 0)
+            break;
+    }
+    return last;
+}
+
+int32_t sampler_next(struct sampler *p, const float *raw) {
+    float *logits = p->weight;
+    memcpy(logits, raw, (size_t)p->vocab * sizeof *logits);
+    penalise(p, logits);
+    int32_t id = best(logits, p->vocab);
+    if (id < 0)
+        return -1;
+    if (p->s.temp > 0 && isfinite(logits[id])) /* nothing to weigh beside an infinite logit */
+        id = draw(p, logits[id]);
+    ids_add(&p->past, id);
+    p->generated[id]++;
+    return id;
+}
+
+/* -- log-probabilities ----------------------------------------------------------------------------------- */
+
+float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
+    float max = logits[0];
+    for (int i = 1; i < vocab; i++)
+        if (logits[i] > max)
+            max = logits[i];
+    double sum = 0;
+    for (int i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - max);
+    double norm = (double)max + log(sum);
+    int have = 0;
+    for (int i = 0; i < vocab && n > 0; i++) { /* insertion into a short sorted list */
+        float v = (float)(logits[i] - norm);
+        if (have == n && v <= top[n - 1].logprob)
+            continue;
+        int at = have < n ? have++ : n - 1;
+        for (; at > 0 && v > top[at - 1].logprob; at--)
+            top[at] = top[at - 1];
+        top[at] = (struct logprob){i, v};
+    }
+    return (float)(logits[id] - norm);
+}

@@ -30,9 +30,8 @@ struct sampler *sampler_new(const struct sampling *s, int vocab); /* s is copied
 void sampler_free(struct sampler *s);
 void sampler_prompt(struct sampler *s, const int32_t *ids, int n); /* the prompt counts for repeat_penalty */
 
-/* Chooses the next token and remembers it.  logits (vocab) is modified.  Ties go to the lower id.
- * NaN logits give -1. */
-int32_t sampler_next(struct sampler *s, float *logits);
+/* Chooses the next token from logits (vocab) and remembers it.  Ties go to the lower id; any NaN gives -1. */
+int32_t sampler_next(struct sampler *s, const float *logits);
 
 struct logprob {
     int32_t id;
