@@ -12,6 +12,27 @@
 
 enum isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_COUNT }; /* ORDER: weakest first */
 
+/* Activations for quantised weights: 32 inputs as x[i] = d * q[i].  |q| <= 127, so that sums of products
+ * with 8-bit weights are exact in every instruction set.  A row of k inputs is k / 32 of these. */
+struct q8x {
+    float d;           /* largest magnitude / 127; NaN if any input was not finite            */
+    float s;           /* d * sum of q: what a weight's minimum or bias multiplies            */
+    int32_t sum[2];    /* sums of q[0..15] and q[16..31]: what a weight's offset multiplies   */
+    int8_t q[32];
+};
+
+/* One matrix product: y[i*ldy + j] = dot(x_i, w_j), i < m tokens, j < n rows of weights, over k inputs.
+ * Element (i, j) is the same bits for any m and n: its operations depend on k, the type and the level. */
+struct gemm {
+    float *y;
+    size_t ldy;        /* elements                                                            */
+    const void *x;     /* token i at x + i*ldx bytes: float, bfloat16, or struct q8x          */
+    size_t ldx;
+    const void *w;     /* row j at w + j*ldw bytes, as stored                                 */
+    size_t ldw;
+    int m, n, k;
+};
+
 /* KERN(return type, name, (parameters)) */
 #define KERN(ret, name, params) ret(*name) params;
 struct kern {

@@ -1,1 +1,185 @@
-/* linear.c */
+/* linear.c - see linear.h.
+ *
+ * The activations are converted once per call to what the weights' types read, then every thread takes the
+ * same share of rows of each product.  All blocking for caches is the kernels'. */
+#include "num/linear.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "num/kern.h"
+
+#define UNIT 16    /* rows of weights that stay together: what a kernel handles at once */
+#define MAX_OUT 4
+#define FEW 4      /* up to so many tokens are converted without waking the pool        */
+
+enum act { ACT_F32, ACT_BF16, ACT_Q8X, ACT_COUNT };
+
+struct linear_ctx {
+    struct pool *pool;
+    int max_tok, max_cols;
+    size_t bytes[ACT_COUNT];   /* of scratch, from mem_pages                     */
+    void *scratch[ACT_COUNT];  /* owned; rows of converted activations, unpadded */
+};
+
+struct job {
+    struct linear_ctx *l;
+    const float *x;
+    int n_tok, cols, n_out;
+    const struct linear_out *out;
+    bool need[ACT_COUNT];
+};
+
+static enum act act_of(enum dtype t) {
+    if (t == DT_F32 || t == DT_F16)
+        return ACT_F32;
+    return t == DT_BF16 ? ACT_BF16 : ACT_Q8X;
+}
+
+static size_t act_row_bytes(enum act a, int cols) {
+    switch (a) {
+    case ACT_F32:
+        return (size_t)cols * sizeof(float);
+    case ACT_BF16:
+        return (size_t)cols * 2;
+    default:
+        return (size_t)(cols / 32) * sizeof(struct q8x);
+    }
+}
+
+static void gemm(enum dtype t, const struct gemm *g) {
+    switch (t) {
+    case DT_F32:
+        kern.gemm_f32(g);
+        return;
+    case DT_F16:
+        kern.gemm_f16(g);
+        return;
+    case DT_BF16:
+        kern.gemm_bf16(g);
+        return;
+    case DT_Q8_0:
+        kern.gemm_q8_0(g);
+        return;
+    case DT_Q4_0:
+        kern.gemm_q4_0(g);
+        return;
+    case DT_Q4_1:
+        kern.gemm_q4_1(g);
+        return;
+    case DT_Q5_0:
+        kern.gemm_q5_0(g);
+        return;
+    case DT_Q5_1:
+        kern.gemm_q5_1(g);
+        return;
+    case DT_Q4_K:
+        kern.gemm_q4_k(g);
+        return;
+    case DT_Q5_K:
+        kern.gemm_q5_k(g);
+        return;
+    case DT_Q6_K:
+        kern.gemm_q6_k(g);
+        return;
+    default:
+        assert(!"a matrix type");
+    }
+}
+
+struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, struct err *err) {
+    struct linear_ctx *l = mem_new(sizeof *l);
+    *l = (struct linear_ctx){.pool = pool, .max_tok = max_tok, .max_cols = max_cols};
+    for (int a = ACT_BF16; a < ACT_COUNT; a++) {
+        size_t bytes;
+        if (!size_mul((size_t)max_tok, act_row_bytes((enum act)a, max_cols + 31), &bytes)) {
+            err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok, max_cols);
+            goto fail;
+        }
+        if (!(l->scratch[a] = mem_pages(bytes, "activations", err)))
+            goto fail;
+        l->bytes[a] = bytes;
+    }
+    return l;
+fail:
+    linear_free(l);
+    return NULL;
+}
+
+void linear_free(struct linear_ctx *l) {
+    if (!l)
+        return;
+    for (int a = 0; a < ACT_COUNT; a++)
+        if (l->scratch[a])
+            mem_pages_free(l->scratch[a], l->bytes[a]);
+    free(l);
+}
+
+struct pool *linear_pool(struct linear_ctx *l) {
+    return l->pool;
+}
+
+static void convert(void *arg, int id, int n) {
+    struct job *j = arg;
+    int lo, hi;
+    pool_split(j->n_tok, 1, id, n, &lo, &hi);
+    for (int t = lo; t < hi; t++) {
+        const float *x = j->x + (size_t)t * (size_t)j->cols;
+        if (j->need[ACT_BF16])
+            kern.bf16_pack((char *)j->l->scratch[ACT_BF16] + (size_t)t * act_row_bytes(ACT_BF16, j->cols), x,
+                           j->cols);
+        if (j->need[ACT_Q8X])
+            kern.q8x_pack((struct q8x *)j->l->scratch[ACT_Q8X] + (size_t)t * (size_t)(j->cols / 32), x,
+                          j->cols);
+    }
+}
+
+static void add_bias(float *y, size_t ldy, const float *bias, int n_tok, int n) {
+    for (int t = 0; t < n_tok; t++)
+        kern.add(y + (size_t)t * ldy, bias, n);
+}
+
+static void multiply(void *arg, int id, int n) {
+    struct job *j = arg;
+    for (int i = 0; i < j->n_out; i++) {
+        const struct linear_out *o = &j->out[i];
+        enum act a = act_of(o->w->type);
+        int lo, hi;
+        pool_split(o->w->rows, UNIT, id, n, &lo, &hi);
+        if (lo >= hi)
+            continue;
+        struct gemm g = {
+            .y = o->y + lo,
+            .ldy = (size_t)o->w->rows,
+            .x = a == ACT_F32 ? (const void *)j->x : j->l->scratch[a],
+            .ldx = act_row_bytes(a, j->cols),
+            .w = mat_row(o->w, lo),
+            .ldw = dtype_row_bytes(o->w->type, j->cols),
+            .m = j->n_tok,
+            .n = hi - lo,
+            .k = j->cols,
+        };
+        gemm(o->w->type, &g);
+        if (o->bias)
+            add_bias(g.y, g.ldy, o->bias + lo, g.m, g.n);
+    }
+}
+
+void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear_out *out, int n_out) {
+    assert(n_out >= 1 && n_out <= MAX_OUT && n_tok <= l->max_tok && out[0].w->cols <= l->max_cols);
+    if (n_tok < 1)
+        return;
+    struct job j = {l, x, n_tok, out[0].w->cols, n_out, out, {false}};
+    for (int i = 0; i < n_out; i++) {
+        assert(out[i].w->cols == j.cols && j.cols % dtype_info(out[i].w->type)->block == 0);
+        j.need[act_of(out[i].w->type)] = true;
+    }
+    if (j.need[ACT_BF16] || j.need[ACT_Q8X]) {
+        if (n_tok <= FEW)
+            convert(&j, 0, 1);
+        else
+            pool_run(l->pool, convert, &j);
+    }
+    pool_run(l->pool, multiply, &j);
+}

@@ -1,1 +1,304 @@
-/* ref.c */
+/* ref.c - every kernel in plain C: the definition of correct.
+ *
+ * Written like the equations, with sums in double where the order of a float sum would otherwise be part
+ * of the definition.  The quantised products are the exception: their order is fixed (kern.def), and the
+ * other levels must match them to the bit. */
+#include <math.h>
+#include <string.h>
+
+#include "num/block.h"
+#include "num/kern.h"
+#include "num/quant.h"
+
+/* -- vectors ------------------------------------------------------------------------------------------- */
+
+static void rms_norm(float *y, const float *x, const float *w, int n, float eps) {
+    double ss = 0;
+    for (int i = 0; i < n; i++)
+        ss += (double)x[i] * x[i];
+    float r = (float)(1 / sqrt(ss / n + (double)eps));
+    for (int i = 0; i < n; i++)
+        y[i] = x[i] * r * w[i];
+}
+
+static void layer_norm(float *y, const float *x, const float *w, const float *b, int n, float eps) {
+    double sum = 0, var = 0;
+    for (int i = 0; i < n; i++)
+        sum += x[i];
+    double mean = sum / n;
+    for (int i = 0; i < n; i++)
+        var += (x[i] - mean) * (x[i] - mean);
+    double r = 1 / sqrt(var / n + (double)eps);
+    for (int i = 0; i < n; i++)
+        y[i] = (float)((x[i] - mean) * r) * w[i] + (b ? b[i] : 0);
+}
+
+static void add(float *y, const float *x, int n) {
+    for (int i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+static void mul(float *y, const float *x, int n) {
+    for (int i = 0; i < n; i++)
+        y[i] *= x[i];
+}
+
+static void rope(float *x, const float *c, const float *s, int n_head, int head_dim, int rope_dim) {
+    int half = rope_dim / 2;
+    for (int h = 0; h < n_head; h++, x += head_dim)
+        for (int i = 0; i < half; i++) {
+            float a = x[i], b = x[i + half];
+            x[i] = a * c[i] - b * s[i];
+            x[i + half] = b * c[i] + a * s[i];
+        }
+}
+
+static void silu(float *x, int n) {
+    for (int i = 0; i < n; i++)
+        x[i] = (float)(x[i] / (1 + exp(-(double)x[i])));
+}
+
+static void gelu_tanh(float *x, int n) {
+    for (int i = 0; i < n; i++) {
+        double v = x[i], u = 0.7978845608028654 * (v + 0.044715 * v * v * v); /* sqrt(2/pi) */
+        x[i] = (float)(v / (1 + exp(-2 * u))); /* = v/2 (1 + tanh u), without its cancellation */
+    }
+}
+
+static void gelu_erf(float *x, int n) {
+    for (int i = 0; i < n; i++)
+        x[i] = (float)(0.5 * x[i] * erfc(-x[i] * 0.7071067811865476));
+}
+
+static void relu(float *x, int n) {
+    for (int i = 0; i < n; i++)
+        x[i] = x[i] < 0 ? 0 : x[i]; /* NaN stays */
+}
+
+/* -- attention ----------------------------------------------------------------------------------------- */
+
+static void attn_score(enum dtype t, float *s, const float *q, const char *k, size_t stride, int n, int d,
+                       float scale) {
+    size_t size = t == DT_F16 ? 2 : 4;
+    for (int j = 0; j < n; j++) {
+        double dot = 0;
+        for (int i = 0; i < d; i++) {
+            float v;
+            row_to_f32(t, k + (size_t)j * stride + (size_t)i * size, &v, 1);
+            dot += (double)q[i] * v;
+        }
+        s[j] = (float)dot * scale;
+    }
+}
+
+static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+    attn_score(DT_F32, s, q, k, stride, n, d, scale);
+}
+
+static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+    attn_score(DT_F16, s, q, k, stride, n, d, scale);
+}
+
+/* Where all of s is -inf the result is zeros and the sum 0; NaN or +inf anywhere makes the sum NaN. */
+static float softmax_exp(float *s, int n) {
+    float max = -INFINITY;
+    for (int i = 0; i < n; i++)
+        if (s[i] > max)
+            max = s[i];
+    if (max == -INFINITY)
+        max = 0;
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        s[i] = expf(s[i] - max);
+        sum += s[i];
+    }
+    return (float)sum;
+}
+
+static void attn_mix(enum dtype t, float *o, const float *p, const char *v, size_t stride, int n, int d,
+                     float scale) {
+    size_t size = t == DT_F16 ? 2 : 4;
+    for (int i = 0; i < d; i++) {
+        double sum = 0;
+        for (int j = 0; j < n; j++) {
+            float x;
+            row_to_f32(t, v + (size_t)j * stride + (size_t)i * size, &x, 1);
+            sum += (double)p[j] * x;
+        }
+        o[i] = (float)sum * scale;
+    }
+}
+
+static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+    attn_mix(DT_F32, o, p, v, stride, n, d, scale);
+}
+
+static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+    attn_mix(DT_F16, o, p, v, stride, n, d, scale);
+}
+
+/* -- activations --------------------------------------------------------------------------------------- */
+
+static void f16_pack(void *dst, const float *src, int n) {
+    row_from_f32(DT_F16, src, dst, n);
+}
+
+static void bf16_pack(void *dst, const float *src, int n) {
+    row_from_f32(DT_BF16, src, dst, n);
+}
+
+static void q8x_pack(struct q8x *dst, const float *src, int n) {
+    for (int b = 0; b < n / 32; b++, dst++, src += 32) {
+        float max = 0;
+        bool finite = true;
+        for (int i = 0; i < 32; i++) {
+            finite = finite && isfinite(src[i]);
+            max = fmaxf(max, fabsf(src[i]));
+        }
+        *dst = (struct q8x){.d = finite ? 0 : NAN};
+        if (finite && max >= 1e-30f) { /* smaller ones are 0: 127 / max must not overflow */
+            float id = 127 / max;
+            dst->d = max / 127;
+            for (int i = 0; i < 32; i++) {
+                dst->q[i] = (int8_t)lrintf(src[i] * id);
+                dst->sum[i / 16] += dst->q[i];
+            }
+        }
+        dst->s = dst->d * (float)(dst->sum[0] + dst->sum[1]);
+    }
+}
+
+/* -- matrices ------------------------------------------------------------------------------------------ */
+
+/* Weights one at a time through row_to_f32; activations are float, or bfloat16 where the weights are. */
+static void gemm_float(enum dtype wt, enum dtype xt, const struct gemm *g) {
+    size_t w_size = dtype_row_bytes(wt, 1), x_size = dtype_row_bytes(xt, 1);
+    for (int i = 0; i < g->m; i++)
+        for (int j = 0; j < g->n; j++) {
+            const char *x = (const char *)g->x + (size_t)i * g->ldx;
+            const char *w = (const char *)g->w + (size_t)j * g->ldw;
+            double dot = 0;
+            for (int l = 0; l < g->k; l++) {
+                float a, b;
+                row_to_f32(xt, x + (size_t)l * x_size, &a, 1);
+                row_to_f32(wt, w + (size_t)l * w_size, &b, 1);
+                dot += (double)a * b;
+            }
+            g->y[(size_t)i * g->ldy + (size_t)j] = (float)dot;
+        }
+}
+
+static void gemm_f32(const struct gemm *g) {
+    gemm_float(DT_F32, DT_F32, g);
+}
+
+static void gemm_f16(const struct gemm *g) {
+    gemm_float(DT_F16, DT_F32, g);
+}
+
+static void gemm_bf16(const struct gemm *g) {
+    gemm_float(DT_BF16, DT_BF16, g);
+}
+
+/* y plus the products of one slice of weights and one block of activations. */
+static float slice_dot(float y, const struct slice *w, const struct q8x *x) {
+    int dot[2] = {0, 0};
+    for (int i = 0; i < 32; i++)
+        dot[i / 16] += (w->u[i] - w->off) * x->q[i];
+    if (w->halves) {
+        y = fmaf((float)dot[0], w->d[0] * x->d, y);
+        y = fmaf((float)dot[1], w->d[1] * x->d, y);
+    } else {
+        y = fmaf((float)(dot[0] + dot[1]), w->d[0] * x->d, y);
+    }
+    return w->has_min ? fmaf(w->m, x->s, y) : y;
+}
+
+static void gemm_quant(enum dtype t, const struct gemm *g) {
+    for (int j = 0; j < g->n; j++) {
+        for (int i = 0; i < g->m; i++)
+            g->y[(size_t)i * g->ldy + (size_t)j] = 0;
+        for (int b = 0; b < g->k / 32; b++) {
+            struct slice s;
+            slice_read(t, (const char *)g->w + (size_t)j * g->ldw, b, &s);
+            for (int i = 0; i < g->m; i++) {
+                float *y = &g->y[(size_t)i * g->ldy + (size_t)j];
+                const char *x = (const char *)g->x + (size_t)i * g->ldx;
+                *y = slice_dot(*y, &s, (const struct q8x *)x + b);
+            }
+        }
+    }
+}
+
+static void gemm_q8_0(const struct gemm *g) {
+    gemm_quant(DT_Q8_0, g);
+}
+
+static void gemm_q4_0(const struct gemm *g) {
+    gemm_quant(DT_Q4_0, g);
+}
+
+static void gemm_q4_1(const struct gemm *g) {
+    gemm_quant(DT_Q4_1, g);
+}
+
+static void gemm_q5_0(const struct gemm *g) {
+    gemm_quant(DT_Q5_0, g);
+}
+
+static void gemm_q5_1(const struct gemm *g) {
+    gemm_quant(DT_Q5_1, g);
+}
+
+static void gemm_q4_k(const struct gemm *g) {
+    gemm_quant(DT_Q4_K, g);
+}
+
+static void gemm_q5_k(const struct gemm *g) {
+    gemm_quant(DT_Q5_K, g);
+}
+
+static void gemm_q6_k(const struct gemm *g) {
+    gemm_quant(DT_Q6_K, g);
+}
+
+/* -- probes -------------------------------------------------------------------------------------------- */
+
+static double probe_f32(long iters) {
+    float acc[16] = {0};
+    for (long i = 0; i < iters; i++)
+        for (int j = 0; j < 16; j++) {
+            acc[j] = acc[j] * 0.5f + 1;
+            __asm__ volatile("" : "+x"(acc[j])); /* keeps the work, in a register */
+        }
+    return 32.0 * (double)iters;
+}
+
+/* No such instructions here. */
+static double probe_bf16(long iters) {
+    (void)iters;
+    return 0;
+}
+
+static double probe_i8(long iters) {
+    (void)iters;
+    return 0;
+}
+
+static uint64_t probe_read(const void *p, size_t n) {
+    uint64_t sum = 0, v[8];
+    for (size_t i = 0; i + 64 <= n; i += 64) {
+        memcpy(v, (const char *)p + i, 64);
+        for (int j = 0; j < 8; j++)
+            sum += v[j];
+    }
+    return sum;
+}
+
+void kern_ref(struct kern *k) {
+#define KERN(ret, name, params) .name = name,
+    *k = (struct kern){
+#include "num/kern.def"
+    };
+#undef KERN
+}
