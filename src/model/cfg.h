@@ -27,14 +27,13 @@ struct cfg {
     bool learned_pos; /* learned position embeddings (GPT-2)                                */
     bool qk_norm;     /* RMS norm of each q and k head before rope (Qwen3)                  */
     bool tied;        /* head = token embedding                                             */
-    bool bias_qkv, bias_o, bias_mlp,
-        bias_head;     /* which linear layers have a bias                       */
+    /* which linear layers have a bias */
+    bool bias_qkv, bias_o, bias_mlp, bias_head;
     float embed_scale; /* token embedding is multiplied by this (Gemma: sqrt(dim)); 1 = none */
     int rope_dim;      /* rotated leading components of each head, half-split; 0 = no rope   */
     float rope_theta;
     enum rope_scaling rope_scaling;
-    float rope_factor, rope_low,
-        rope_high;          /* linear: factor; llama3: all three                         */
+    float rope_factor, rope_low, rope_high; /* linear: factor; llama3: all three */
     int rope_orig_ctx;      /* llama3                                                             */
     int window;             /* sliding window: a token sees the last `window` tokens; 0 = all     */
     int bos, eos[8], n_eos; /* bos -1 = none                                                      */

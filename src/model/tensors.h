@@ -39,10 +39,14 @@ int safetensors_open_dir(struct tensors *ts, const char *dir, struct err *err);
 /* One .safetensors file. Every rule of docs/formats.md is checked before anything is allocated from a
  * length in the file. */
 int safetensors_open(struct tensors *ts, const char *path, struct err *err);
+/* The same from memory: data is borrowed until tensors_close, path only names it in errors. */
+int safetensors_parse(struct tensors *ts, const char *path, const void *data, size_t size,
+                      struct err *err);
 void tensors_close(struct tensors *ts); /* accepts zeroed */
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* or NULL */
 
-/* Writes one .safetensors file atomically; n tensors in the order given; metadata may be NULL. */
+/* Writes one .safetensors file atomically; n tensors in the order given (name, type, rank, shape, data and
+ * bytes are read; F32, F16 and BF16 only). */
 int safetensors_write(const char *path, const struct tensor *t, int n, struct err *err);
 
 #endif

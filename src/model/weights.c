@@ -1,1 +1,566 @@
-/* weights.c */
+/* weights.c - a model file to a struct model: check everything, then copy once into huge pages.
+ * Order: configuration, tensor table, plan, shapes, tokenizer, memory - and only then the arena and the
+ * copy, so that a bad file costs milliseconds and no memory.  The copy is split by rows over the pool and
+ * each row is computed alone, so its bits do not depend on the number of threads. */
+#include "model/model.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/gguf.h"
+#include "model/plan.h"
+#include "num/quant.h"
+
+#define MAX_CONFIG (16 << 20) /* bytes of config.json and generation_config.json */
+
+struct model_store {
+    void *arena; /* mem_pages */
+    size_t bytes;
+};
+
+/* An opened model file: a Hugging Face folder or a GGUF file. */
+struct source {
+    const char *path; /* borrowed */
+    struct gguf *gguf;
+    struct tensors own, *ts; /* ts = &own for a folder */
+    struct cfg cfg;
+    float temp, top_p;
+    int top_k;
+};
+
+static void source_close(struct source *s) {
+    tensors_close(&s->own);
+    gguf_close(s->gguf);
+}
+
+/* generation_config.json beside config.json; a folder may lack it. */
+static int read_generation(struct source *s, struct err *err) {
+    char *path = path_join(s->path, "generation_config.json");
+    double temp = -1, top_p = -1;
+    int64_t top_k = -1;
+    int rc = 0;
+    json_t *j = NULL;
+    if (file_exists(path)) {
+        rc = -1;
+        j = json_file(path, MAX_CONFIG, err);
+        if (j && !json_get_real(j, path, "temperature", 0, 100, &temp, err) &&
+            !json_get_real(j, path, "top_p", 0, 1, &top_p, err) &&
+            !json_get_int(j, path, "top_k", 0, 1 << 24, &top_k, err))
+            rc = cfg_generation(&s->cfg, j, path, err);
+    }
+    s->temp = (float)temp;
+    s->top_p = (float)top_p;
+    s->top_k = (int)top_k;
+    json_decref(j);
+    free(path);
+    return rc;
+}
+
+static int open_folder(struct source *s, struct err *err) {
+    char *path = path_join(s->path, "config.json");
+    json_t *j = json_file(path, MAX_CONFIG, err);
+    int rc = -1;
+    if (j && !cfg_from_hf(&s->cfg, j, path, err) && !read_generation(s, err) &&
+        !safetensors_open_dir(&s->own, s->path, err)) {
+        s->ts = &s->own;
+        rc = 0;
+    }
+    json_decref(j);
+    free(path);
+    return rc;
+}
+
+static bool has(const struct tensors *ts, const char *name) {
+    return tensors_find(ts, name) != NULL;
+}
+
+/* The divisor that Llama-3's rope scaling gives frequency i; n frequencies. */
+static double llama3_divisor(const struct cfg *c, int i, int n) {
+    double wavelength = 2 * M_PI * pow(c->rope_theta, (double)i / n);
+    double turns = c->rope_orig_ctx / wavelength; /* within the original context */
+    if (turns >= c->rope_high)
+        return 1;
+    if (turns <= c->rope_low)
+        return c->rope_factor;
+    double smooth = (turns - c->rope_low) / (c->rope_high - c->rope_low);
+    return 1 / ((1 - smooth) / c->rope_factor + smooth);
+}
+
+/* GGUF files of Llama 3 have the finished divisors of the frequencies (rope_freqs.weight) in place of the
+ * parameters.  Finds those that give these divisors - all published models have low 1 and high 4 - and
+ * refuses what it cannot explain. */
+static int explain_rope_freqs(struct cfg *c, const struct tensor *t, const char *path,
+                              struct err *err) {
+    int n = c->rope_dim / 2;
+    if (t->type != DT_F32 || t->rank != 1 || t->shape[0] != n || n == 0)
+        return err_set(err, E_FORMAT, "%s: rope_freqs.weight must have %d F32 values", path, n);
+    float *f = mem_dup(t->data, t->bytes), max = 0;
+    for (int i = 0; i < n; i++)
+        max = fmaxf(max, f[i]);
+    struct cfg try = *c;
+    bool found = max == 1;
+    for (int i = 0; i < n && found; i++)
+        found = f[i] == 1;
+    if (found)
+        goto out;
+    try.rope_scaling = ROPE_LLAMA3;
+    try.rope_factor = max;
+    try.rope_low = 1;
+    try.rope_high = 4;
+    for (try.rope_orig_ctx = 64; try.rope_orig_ctx <= 1 << 20 && !found; try.rope_orig_ctx *= 2) {
+        int i = 0;
+        while (i < n && fabs(llama3_divisor(&try, i, n) / f[i] - 1) < 1e-4)
+            i++;
+        if (i == n) {
+            found = true;
+            *c = try;
+        }
+    }
+out:
+    free(f);
+    if (!found)
+        return err_set(err, E_FORMAT, "%s: rope_freqs.weight is not Llama-3 scaling: not supported",
+                       path);
+    return cfg_check(c, path, err);
+}
+
+/* What GGUF says by the presence of tensors only. */
+static int adopt_tensors(struct source *s, struct err *err) {
+    const struct tensors *ts = s->ts;
+    struct cfg *c = &s->cfg;
+    const struct tensor *freqs = tensors_find(ts, "rope_freqs.weight");
+    c->tied = !has(ts, "output.weight");
+    c->bias_head = has(ts, "output.bias");
+    c->bias_qkv = has(ts, "blk.0.attn_q.bias") || has(ts, "blk.0.attn_qkv.bias");
+    c->bias_o = has(ts, "blk.0.attn_output.bias");
+    c->bias_mlp = has(ts, "blk.0.ffn_up.bias");
+    if (has(ts, "rope_factors_long.weight"))
+        return err_set(err, E_FORMAT,
+                       "%s: rope_factors_long.weight: long rope scaling not supported", s->path);
+    return freqs ? explain_rope_freqs(c, freqs, s->path, err) : 0;
+}
+
+static int open_gguf(struct source *s, struct err *err) {
+    s->gguf = gguf_open(s->path, err);
+    if (!s->gguf || gguf_cfg(s->gguf, &s->cfg, err))
+        return -1;
+    s->ts = gguf_tensors(s->gguf);
+    return cfg_check(&s->cfg, s->path, err) ? -1 : adopt_tensors(s, err);
+}
+
+static int source_open(struct source *s, const char *path, struct err *err) {
+    *s = (struct source){.path = path, .temp = -1, .top_p = -1, .top_k = -1};
+    int rc = file_is_dir(path) ? open_folder(s, err) : open_gguf(s, err);
+    if (rc)
+        source_close(s);
+    return rc;
+}
+
+/* *tok stays NULL where the source has none.  Every piece must have an embedding. */
+static int source_tok(const struct source *s, struct tok **tok, struct err *err) {
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
+    bool any = s->gguf != NULL;
+    *tok = NULL;
+    for (int i = 0; i < 3 && !any; i++) {
+        char *p = path_join(s->path, files[i]);
+        any = file_exists(p);
+        free(p);
+    }
+    if (!any)
+        return 0;
+    struct tok *t = s->gguf ? gguf_tok(s->gguf, err) : tok_open(s->path, err);
+    if (!t)
+        return -1;
+    for (int32_t id = s->cfg.vocab; id < tok_size(t); id++) {
+        size_t len;
+        if (!tok_piece(t, id, &len))
+            continue;
+        err_set(err, E_FORMAT, "%s: token %d of the tokenizer has no embedding (vocab_size %d)",
+                s->path, (int)id, s->cfg.vocab);
+        tok_free(t);
+        return -1;
+    }
+    *tok = t;
+    return 0;
+}
+
+#define LANES 16 /* rows of a transposed matrix read together: a cache line of F32 */
+
+/* One thread's buffers, sized for the widest part. */
+struct scratch {
+    float *f;  /* LANES rows, or a whole vector's tensor */
+    char *raw; /* one row as stored: kernels may ask for the alignment that a file need not give */
+};
+
+struct job {
+    const struct plan *p;
+    struct scratch *scratch; /* one a thread; NULL for random weights */
+    uint64_t seed;
+    char *arena;
+    size_t max_cols;
+};
+
+static void convert(enum dtype from, const void *src, enum dtype to, void *dst, int n,
+                    struct scratch *s) {
+    size_t bytes = dtype_row_bytes(from, n);
+    if (from == to) {
+        memcpy(dst, src, bytes);
+        return;
+    }
+    if ((uintptr_t)src % 4) {
+        memcpy(s->raw, src, bytes);
+        src = s->raw;
+    }
+    if (to == DT_F32) {
+        row_to_f32(from, src, dst, n);
+        return;
+    }
+    const float *f = src;
+    if (from != DT_F32) {
+        row_to_f32(from, src, s->f, n);
+        f = s->f;
+    }
+    row_from_f32(to, f, dst, n);
+}
+
+static void load_rows(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
+    size_t from = dtype_row_bytes(p->t->type, p->cols), to = dtype_row_bytes(p->type, p->cols);
+    for (int r = lo; r < hi; r++)
+        convert(p->t->type, (const char *)p->t->data + (size_t)plan_source_row(p, r) * from,
+                p->type, dst + (size_t)r * to, p->cols, s);
+}
+
+/* The file has (cols, t_rows): LANES neighbours of each of its rows become a column of ours. */
+static void load_transposed(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
+    enum dtype from = p->t->type;
+    size_t to = dtype_row_bytes(p->type, p->cols), elem = dtype_row_bytes(from, 1);
+    for (int r = lo; r < hi; r += LANES) {
+        int n = hi - r < LANES ? hi - r : LANES;
+        for (int c = 0; c < p->cols; c++) {
+            float lane[LANES];
+            size_t at = (size_t)c * (size_t)p->t_rows + (size_t)(p->base + r);
+            memcpy(s->raw, (const char *)p->t->data + at * elem, (size_t)n * elem);
+            row_to_f32(from, s->raw, lane, n);
+            for (int k = 0; k < n; k++)
+                s->f[(size_t)k * (size_t)p->cols + (size_t)c] = lane[k];
+        }
+        for (int k = 0; k < n; k++)
+            row_from_f32(p->type, s->f + (size_t)k * (size_t)p->cols, dst + (size_t)(r + k) * to,
+                         p->cols);
+    }
+}
+
+static void load_vec(const struct part *p, float *dst, struct scratch *s) {
+    enum dtype from = p->t->type;
+    size_t elem = dtype_row_bytes(from, 1);
+    for (int r = 0; r < p->rows; r++) {
+        memcpy(s->raw, (const char *)p->t->data + (size_t)plan_source_row(p, r) * elem, elem);
+        row_to_f32(from, s->raw, &dst[r], 1);
+        if (p->plus_one)
+            dst[r] += 1;
+    }
+}
+
+static void load(void *arg, int id, int n) {
+    const struct job *j = arg;
+    for (int i = 0; i < j->p->n; i++) {
+        const struct part *p = &j->p->part[i];
+        char *dst = j->arena + p->at;
+        int lo, hi;
+        pool_split(p->rows, p->transposed ? LANES : 1, id, n, &lo, &hi);
+        if (p->vec && i % n == id)
+            load_vec(p, (float *)dst, &j->scratch[id]);
+        else if (p->mat && p->transposed)
+            load_transposed(p, dst, lo, hi, &j->scratch[id]);
+        else if (p->mat)
+            load_rows(p, dst, lo, hi, &j->scratch[id]);
+    }
+}
+
+#define DEVIATION 0.02f
+
+/* Row r of part `i` has its own random stream, so that any thread can make it. */
+static void random_row(const struct job *j, int i, int r, struct scratch *s) {
+    const struct part *p = &j->p->part[i];
+    const uint64_t key[2] = {j->seed, (uint64_t)i << 32 | (uint32_t)r};
+    struct rng rng;
+    rng_seed(&rng, XXH3_64bits(key, sizeof key));
+    for (int c = 0; c < p->cols; c++)
+        s->f[c] = p->is_norm ? 1 : DEVIATION * rng_normal(&rng);
+    row_from_f32(p->type, s->f, j->arena + p->at + (size_t)r * dtype_row_bytes(p->type, p->cols),
+                 p->cols);
+}
+
+static void randomize(void *arg, int id, int n) {
+    const struct job *j = arg;
+    for (int i = 0; i < j->p->n; i++) {
+        int lo, hi;
+        pool_split(j->p->part[i].rows, 1, id, n, &lo, &hi);
+        for (int r = lo; r < hi; r++)
+            random_row(j, i, r, &j->scratch[id]);
+    }
+}
+
+/* Runs `work` over the plan on the pool (one thread without one). */
+static void run_job(struct job *j, struct pool *pool, void (*work)(void *, int, int)) {
+    int n = pool ? pool_size(pool) : 1;
+    size_t max_cols = 1;
+    for (int i = 0; i < j->p->n; i++)
+        if ((size_t)j->p->part[i].cols > max_cols)
+            max_cols = (size_t)j->p->part[i].cols;
+    j->scratch = mem_array((size_t)n, sizeof *j->scratch);
+    for (int i = 0; i < n; i++) {
+        j->scratch[i].f = mem_array(max_cols * LANES, sizeof(float));
+        j->scratch[i].raw = mem_array(max_cols + LANES, sizeof(double));
+    }
+    if (pool)
+        pool_run(pool, work, j);
+    else
+        work(j, 0, 1);
+    for (int i = 0; i < n; i++) {
+        free(j->scratch[i].f);
+        free(j->scratch[i].raw);
+    }
+    free(j->scratch);
+}
+
+static int reserve(struct model *m, const struct plan *p, struct err *err) {
+    size_t available = mem_available();
+    if (available && p->bytes > available)
+        return err_set(err, E_MEMORY, "%s: weights need %zu MiB, %zu MiB available", m->path,
+                       p->bytes >> 20, available >> 20);
+    m->store->arena = mem_pages(p->bytes, m->path, err);
+    if (!m->store->arena)
+        return -1;
+    m->store->bytes = p->bytes;
+    return 0;
+}
+
+/* Points the model's arrays into the arena. */
+static void connect(struct model *m, const struct plan *p) {
+    for (int i = 0; i < p->n; i++) {
+        const struct part *q = &p->part[i];
+        const void *data = (const char *)m->store->arena + q->at;
+        if (q->mat)
+            *q->mat = (struct mat){q->type, q->rows, q->cols, data};
+        else
+            *q->vec = data;
+        m->weight_bytes += dtype_row_bytes(q->type, q->cols) * (size_t)q->rows;
+    }
+    if (m->cfg.tied)
+        m->head = m->embed;
+}
+
+static struct model *model_new(const struct cfg *c, const char *path) {
+    struct model *m = mem_new(sizeof *m);
+    m->cfg = *c;
+    m->path = mem_strdup(path);
+    m->layer = mem_array((size_t)c->n_layer, sizeof *m->layer);
+    m->store = mem_new(sizeof *m->store);
+    m->temp = m->top_p = -1;
+    m->top_k = -1;
+    return m;
+}
+
+static void note_fallback(const struct plan *p, const char *path, enum dtype want) {
+    if (p->n_fallback)
+        log_info("%s: %d matrices whose rows do not fill blocks of %d are kept as bf16, not %s",
+                 path, p->n_fallback, dtype_info(want)->block, dtype_info(want)->name);
+}
+
+struct model *model_open(const char *path, const struct model_opts *o, struct err *err) {
+    struct source s;
+    struct plan p = {0};
+    struct model *m = NULL;
+    bool ok = false;
+    if (source_open(&s, path, err))
+        return NULL;
+    m = model_new(&s.cfg, path);
+    m->temp = s.temp;
+    m->top_p = s.top_p;
+    m->top_k = s.top_k;
+    plan_build(&p, m, s.ts, s.gguf != NULL);
+    if (plan_resolve(&p, s.ts, err) || plan_types(&p, o->dtype, err) ||
+        (!o->no_tokenizer && source_tok(&s, &m->tok, err)) || reserve(m, &p, err))
+        goto out;
+    m->chat = m->tok ? chat_detect(tok_chat_template(m->tok)) : CHAT_NONE;
+    note_fallback(&p, path, o->dtype);
+    struct job job = {.p = &p, .arena = m->store->arena};
+    run_job(&job, o->pool, load);
+    connect(m, &p);
+    ok = true;
+out:
+    plan_free(&p);
+    source_close(&s);
+    if (ok)
+        return m;
+    model_close(m);
+    return NULL;
+}
+
+struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o,
+                           struct err *err) {
+    struct plan p = {0};
+    if (cfg_check(c, "shape", err))
+        return NULL;
+    struct model *m = model_new(c, "(random weights)");
+    plan_build(&p, m, NULL, false);
+    if (plan_types(&p, o->dtype, err) || reserve(m, &p, err)) {
+        model_close(m);
+        m = NULL;
+        goto out;
+    }
+    note_fallback(&p, m->path, o->dtype);
+    struct job job = {.p = &p, .arena = m->store->arena, .seed = seed};
+    run_job(&job, o->pool, randomize);
+    connect(m, &p);
+out:
+    plan_free(&p);
+    return m;
+}
+
+/* Scatters one part into the buffer of the file's tensor; the inverse of loading.  Element types agree. */
+static void unload(const struct part *p, const char *src, char *dst) {
+    size_t elem = (size_t)dtype_info(p->type)->bytes, row = elem * (size_t)p->cols;
+    for (int r = 0; r < p->rows; r++) {
+        size_t at = (size_t)plan_source_row(p, r);
+        if (!p->transposed)
+            memcpy(dst + at * row, src + (size_t)r * row, row);
+        for (int c = 0; c < p->cols && p->transposed; c++)
+            memcpy(dst + ((size_t)c * (size_t)p->t_rows + at) * elem,
+                   src + (size_t)r * row + (size_t)c * elem, elem);
+        if (p->plus_one)
+            ((float *)dst)[at] -= 1;
+    }
+}
+
+/* The file's tensors of a plan: t with owned data, one for all the slices of a fused tensor. */
+static int collect(const struct plan *p, const char *arena, struct tensor *t) {
+    struct map *seen = map_new((size_t)p->n);
+    int n = 0;
+    for (int i = 0; i < p->n; i++) {
+        const struct part *q = &p->part[i];
+        int k = map_put(seen, q->name, strlen(q->name), n);
+        if (k == n) {
+            bool matrix = q->t_cols > 0;
+            t[n++] = (struct tensor){.name = q->name, .type = q->type, .rank = matrix ? 2 : 1};
+            t[k].shape[0] = q->transposed ? q->t_cols : q->t_rows;
+            t[k].shape[1] = q->transposed ? q->t_rows : q->t_cols;
+            t[k].bytes = dtype_row_bytes(q->type, matrix ? q->t_cols : 1) * (size_t)q->t_rows;
+            t[k].data = mem_new(t[k].bytes);
+        }
+        unload(q, arena + q->at, (char *)t[k].data);
+    }
+    map_free(seen);
+    return n;
+}
+
+static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
+    char *path = path_join(dir, name), *text = json_dumps(j, JSON_INDENT(2));
+    int rc = file_write(path, text, strlen(text), err);
+    free(text);
+    free(path);
+    json_decref(j);
+    return rc;
+}
+
+static int write_configs(const char *dir, const struct cfg *c, enum dtype type, struct err *err) {
+    static const char *const torch[] = {
+        [DT_F32] = "float32", [DT_F16] = "float16", [DT_BF16] = "bfloat16"};
+    json_t *config = cfg_to_hf(c), *gen = json_object();
+    json_object_set_new(config, "torch_dtype", json_string(torch[type]));
+    json_object_set(gen, "bos_token_id", json_object_get(config, "bos_token_id"));
+    json_object_set(gen, "eos_token_id", json_object_get(config, "eos_token_id"));
+    int rc = write_json(dir, "config.json", config, err);
+    if (rc) {
+        json_decref(gen);
+        return rc;
+    }
+    return write_json(dir, "generation_config.json", gen, err);
+}
+
+static int write_weights(const char *dir, struct model *m, struct plan *p, struct err *err) {
+    struct tensor *t = mem_array((size_t)p->n, sizeof *t);
+    char *path = path_join(dir, "model.safetensors");
+    int n = collect(p, m->store->arena, t);
+    int rc = safetensors_write(path, t, n, err);
+    for (int i = 0; i < n; i++)
+        free((void *)t[i].data);
+    free(path);
+    free(t);
+    return rc;
+}
+
+int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type,
+               struct err *err) {
+    struct plan p = {0};
+    int rc = -1;
+    if (type != DT_F32 && type != DT_F16 && type != DT_BF16)
+        return err_set(err, E_USAGE, "%s: weights can be written as f32, f16 or bf16, not %s", dir,
+                       dtype_info(type)->name);
+    struct pool *pool = pool_new(0);
+    struct model_opts o = {.dtype = type, .pool = pool};
+    struct model *m = model_random(c, seed, &o, err);
+    if (!m)
+        goto out;
+    plan_build(&p, m, NULL, false);
+    if (plan_types(&p, type, err))
+        goto out;
+    if (mkdir(dir, 0777) != 0 && errno != EEXIST) {
+        err_set(err, E_IO, "%s: %s", dir, strerror(errno));
+        goto out;
+    }
+    rc = write_configs(dir, c, type, err) || write_weights(dir, m, &p, err) ? -1 : 0;
+out:
+    plan_free(&p);
+    model_close(m);
+    pool_free(pool);
+    return rc;
+}
+
+void model_close(struct model *m) {
+    if (!m)
+        return;
+    mem_pages_free(m->store->arena, m->store->bytes);
+    free(m->store);
+    tok_free(m->tok);
+    free(m->layer);
+    free(m->path);
+    free(m);
+}
+
+int model_peek(const char *path, struct model_info *info, struct err *err) {
+    struct source s;
+    *info = (struct model_info){0};
+    if (source_open(&s, path, err))
+        return -1;
+    int rc = source_tok(&s, &info->tok, err);
+    info->cfg = s.cfg;
+    info->n_tensor = s.ts->n;
+    for (int i = 0; i < s.ts->n; i++) {
+        const struct tensor *t = &s.ts->t[i];
+        int64_t n = 1;
+        for (int k = 0; k < t->rank; k++)
+            n *= t->shape[k];
+        info->params += n;
+        info->bytes += t->bytes;
+        if (t->type != DT_NONE)
+            info->type_bytes[t->type] += t->bytes;
+    }
+    source_close(&s);
+    return rc;
+}
+
+void model_info_free(struct model_info *info) {
+    tok_free(info->tok);
+    *info = (struct model_info){0};
+}
