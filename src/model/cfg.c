@@ -227,9 +227,9 @@ static int read_scaling(struct cfg *c, const struct src *s, const char *key) {
     if (json_get_str(s->j, s->path, "type", &type, s->err) ||
         json_get_str(s->j, s->path, "rope_type", &type, s->err))
         return -1;
-    if (!type)
+    if (!type && strcmp(key, "rope_scaling") == 0)
         return err_set(s->err, E_FORMAT, "%s: %s has no rope_type", s->path, key);
-    if (strcmp(type, "default") == 0)
+    if (!type || strcmp(type, "default") == 0)
         return 0;
     bool llama3 = strcmp(type, "llama3") == 0;
     if (!llama3 && strcmp(type, "linear") != 0)

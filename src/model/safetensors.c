@@ -85,6 +85,12 @@ static json_t *parse_header(const char *path, const uint8_t *data, size_t size, 
     return json_parse(path, data + 8, (size_t)n, err);
 }
 
+/* The text of a JSON string without NUL inside, else NULL. */
+static const char *as_text(const json_t *v) {
+    const char *s = json_string_value(v);
+    return s && strlen(s) == json_string_length(v) ? s : NULL;
+}
+
 /* A non-negative JSON integer. */
 static bool as_offset(const json_t *v, int64_t *out) {
     *out = v && json_is_integer(v) ? json_integer_value(v) : -1;
@@ -94,7 +100,7 @@ static bool as_offset(const json_t *v, int64_t *out) {
 /* dtype, shape and offsets of one entry; *begin and *end count from the start of the data. */
 static int parse_entry(struct tensor *t, const char *path, const char *name, const json_t *j,
                        int64_t range[2], struct err *err) {
-    const char *dtype = json_string_value(json_object_get(j, "dtype"));
+    const char *dtype = as_text(json_object_get(j, "dtype"));
     const json_t *shape = json_object_get(j, "shape"), *off = json_object_get(j, "data_offsets");
     if (!dtype)
         return err_set(err, E_FORMAT, "%s: tensor '%s': dtype must be a string", path, name);
@@ -212,12 +218,12 @@ int safetensors_parse(struct tensors *ts, const char *path, const void *data, si
     json_t *header = parse_header(path, data, size, &data_at, err);
     if (!header)
         goto out;
-    if (json_object_size(header) > MAX_TENSORS + 1) {
-        err_set(err, E_FORMAT, "%s: %zu tensors, more than %d", path, json_object_size(header),
-                MAX_TENSORS);
+    size_t entries = json_object_size(header) - (json_object_get(header, "__metadata__") != NULL);
+    if (entries > MAX_TENSORS) {
+        err_set(err, E_FORMAT, "%s: %zu tensors, more than %d", path, entries, MAX_TENSORS);
         goto out;
     }
-    placed = mem_array(json_object_size(header), sizeof *placed);
+    placed = mem_array(entries, sizeof *placed);
     json_object_foreach(header, name, entry) {
         if (strcmp(name, "__metadata__") == 0) {
             if (check_metadata(entry, path, err))
@@ -292,7 +298,7 @@ static int list_shards(const json_t *weight_map, const char *path, const char **
     json_t *v;
     int n = 0;
     json_object_foreach((json_t *)weight_map, name, v) {
-        const char *file = json_string_value(v);
+        const char *file = as_text(v);
         if (!file || !plain_name(file)) {
             n = err_set(err, E_FORMAT,
                         "%s: weight_map: '%.64s' is not a plain file name (tensor '%.128s')", path,
