@@ -1,0 +1,420 @@
+/* lanes.h - the float kernels, the same for every vector width.  Included once by avx2.c and by avx512.c,
+ * after ymm.h or zmm.h: W lanes of vf. */
+#ifndef NUM_X86_LANES_H
+#define NUM_X86_LANES_H
+
+#include <math.h>
+#include <string.h>
+
+#include "num/x86/tiles.h"
+
+/* -- vectors ------------------------------------------------------------------------------------------- */
+
+INLINE float sum_of(vf a) {
+    return _mm_cvtss_f32(v_sum4(a, a, a, a));
+}
+
+/* x[i] = f(x[i]) */
+INLINE void map(float *x, int n, vf (*f)(vf)) {
+    int i = 0;
+    for (; i + W <= n; i += W)
+        v_store(x + i, f(v_load(x + i)));
+    if (i < n)
+        v_store_part(x + i, f(v_load_part(x + i, n - i)), n - i);
+}
+
+/* y[i] = f(y[i], x[i]) */
+INLINE void map2(float *y, const float *x, int n, vf (*f)(vf, vf)) {
+    int i = 0;
+    for (; i + W <= n; i += W)
+        v_store(y + i, f(v_load(y + i), v_load(x + i)));
+    if (i < n)
+        v_store_part(y + i, f(v_load_part(y + i, n - i), v_load_part(x + i, n - i)), n - i);
+}
+
+static void add(float *y, const float *x, int n) {
+    map2(y, x, n, v_add);
+}
+
+static void mul(float *y, const float *x, int n) {
+    map2(y, x, n, v_mul);
+}
+
+static void rms_norm(float *y, const float *x, const float *w, int n, float eps) {
+    vf ss = v_set(0);
+    int i = 0;
+    for (; i + W <= n; i += W)
+        ss = v_fma(v_load(x + i), v_load(x + i), ss);
+    if (i < n) {
+        vf a = v_load_part(x + i, n - i);
+        ss = v_fma(a, a, ss);
+    }
+    vf r = v_set(1 / sqrtf(sum_of(ss) / (float)n + eps));
+    for (i = 0; i + W <= n; i += W)
+        v_store(y + i, v_mul(v_mul(v_load(x + i), r), v_load(w + i)));
+    if (i < n)
+        v_store_part(y + i, v_mul(v_mul(v_load_part(x + i, n - i), r), v_load_part(w + i, n - i)), n - i);
+}
+
+static void layer_norm(float *y, const float *x, const float *w, const float *b, int n, float eps) {
+    vf sum = v_set(0), var = v_set(0);
+    int i = 0;
+    for (; i + W <= n; i += W)
+        sum = v_add(sum, v_load(x + i));
+    if (i < n)
+        sum = v_add(sum, v_load_part(x + i, n - i));
+    vf mean = v_set(sum_of(sum) / (float)n);
+    for (i = 0; i + W <= n; i += W) {
+        vf d = v_sub(v_load(x + i), mean);
+        var = v_fma(d, d, var);
+    }
+    if (i < n) {
+        vf d = v_first(v_sub(v_load_part(x + i, n - i), mean), n - i);
+        var = v_fma(d, d, var);
+    }
+    vf r = v_set(1 / sqrtf(sum_of(var) / (float)n + eps));
+    for (i = 0; i + W <= n; i += W) {
+        vf v = v_mul(v_mul(v_sub(v_load(x + i), mean), r), v_load(w + i));
+        v_store(y + i, b ? v_add(v, v_load(b + i)) : v);
+    }
+    if (i < n) {
+        int k = n - i;
+        vf v = v_mul(v_mul(v_sub(v_load_part(x + i, k), mean), r), v_load_part(w + i, k));
+        v_store_part(y + i, b ? v_add(v, v_load_part(b + i, k)) : v, k);
+    }
+}
+
+static void rope(float *x, const float *c, const float *s, int n_head, int head_dim, int rope_dim) {
+    int half = rope_dim / 2;
+    for (int h = 0; h < n_head; h++, x += head_dim) {
+        float *y = x + half;
+        int i = 0;
+        for (; i + W <= half; i += W) {
+            vf a = v_load(x + i), b = v_load(y + i), cos = v_load(c + i), sin = v_load(s + i);
+            v_store(x + i, v_fnma(b, sin, v_mul(a, cos)));
+            v_store(y + i, v_fma(a, sin, v_mul(b, cos)));
+        }
+        if (i < half) {
+            int k = half - i;
+            vf a = v_load_part(x + i, k), b = v_load_part(y + i, k);
+            vf cos = v_load_part(c + i, k), sin = v_load_part(s + i, k);
+            v_store_part(x + i, v_fnma(b, sin, v_mul(a, cos)), k);
+            v_store_part(y + i, v_fma(a, sin, v_mul(b, cos)), k);
+        }
+    }
+}
+
+/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln(2)/2, then the Taylor series of e^r, whose next term is
+ * below a tenth of an ulp.  Beyond the clamps the result is 0 or infinity in any case; NaN stays. */
+INLINE vf v_exp(vf x) {
+    x = v_max(v_set(-105), v_min(v_set(90), x));
+    vf n = v_round(v_mul(x, v_set(1.44269504f)));
+    vf r = v_fnma(n, v_set(0.693359375f), x); /* ln 2 in two parts; n times the first is exact */
+    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+    vf p = v_set(1.0f / 5040);
+    p = v_fma(p, r, v_set(1.0f / 720));
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
+    p = v_fma(p, r, v_set(1.0f / 6));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p, r, v_set(1));
+    p = v_fma(p, r, v_set(1));
+    return v_scale(p, n);
+}
+
+INLINE vf sigmoid_times(vf x, vf u) {
+    return v_div(x, v_add(v_set(1), v_exp(v_sub(v_set(0), u))));
+}
+
+INLINE vf silu_of(vf x) {
+    return sigmoid_times(x, x);
+}
+
+/* x/2 (1 + tanh u) = x sigmoid(2u) */
+INLINE vf gelu_tanh_of(vf x) {
+    vf x2 = v_mul(x, x), u2 = v_mul(v_set(2 * 0.79788456f), v_fma(v_mul(x2, x), v_set(0.044715f), x));
+    return sigmoid_times(x, u2);
+}
+
+/* erfc(z), z >= 0, as t P(t) e^(-z^2), t = 1/(1 + pz) (Abramowitz and Stegun 7.1.26; error < 1.5e-7) */
+INLINE vf gelu_erf_of(vf x) {
+    vf z = v_mul(v_abs(x), v_set(0.70710678f));
+    vf t = v_div(v_set(1), v_fma(z, v_set(0.3275911f), v_set(1)));
+    vf p = v_set(1.061405429f);
+    p = v_fma(p, t, v_set(-1.453152027f));
+    p = v_fma(p, t, v_set(1.421413741f));
+    p = v_fma(p, t, v_set(-0.284496736f));
+    p = v_fma(p, t, v_set(0.254829592f));
+    vf e = v_exp(v_sub(v_set(0), v_mul(z, z)));
+    vf half = v_mul(v_mul(v_mul(p, t), e), v_set(0.5f));
+    return v_mul(x, v_if_negative(x, half, v_sub(v_set(1), half)));
+}
+
+INLINE vf relu_of(vf x) {
+    return v_max(v_set(0), x);
+}
+
+static void silu(float *x, int n) {
+    map(x, n, silu_of);
+}
+
+static void gelu_tanh(float *x, int n) {
+    map(x, n, gelu_tanh_of);
+}
+
+static void gelu_erf(float *x, int n) {
+    map(x, n, gelu_erf_of);
+}
+
+static void relu(float *x, int n) {
+    map(x, n, relu_of);
+}
+
+static float softmax_exp(float *s, int n) {
+    vf top = v_set(-INFINITY), sum = v_set(0);
+    int i = 0;
+    for (; i + W <= n; i += W)
+        top = v_max(v_load(s + i), top); /* passes over NaN */
+    float max = v_hmax(top);
+    for (; i < n; i++)
+        max = s[i] > max ? s[i] : max;
+    vf m = v_set(max == -INFINITY ? 0 : max);
+    for (i = 0; i + W <= n; i += W) {
+        vf e = v_exp(v_sub(v_load(s + i), m));
+        v_store(s + i, e);
+        sum = v_add(sum, e);
+    }
+    if (i < n) {
+        vf e = v_first(v_exp(v_sub(v_load_part(s + i, n - i), m)), n - i);
+        v_store_part(s + i, e, n - i);
+        sum = v_add(sum, e);
+    }
+    return sum_of(sum);
+}
+
+static void f16_pack(void *dst, const float *src, int n) {
+    char *p = dst;
+    int i = 0;
+    for (; i + W <= n; i += W)
+        v_store_half(p + 2 * (size_t)i, v_load(src + i));
+    if (i < n)
+        v_store_half_part(p + 2 * (size_t)i, v_load_part(src + i, n - i), n - i);
+}
+
+static void bf16_pack(void *dst, const float *src, int n) {
+    char *p = dst;
+    int i = 0;
+    for (; i + W <= n; i += W)
+        v_store_bf16(p + 2 * (size_t)i, v_load(src + i));
+    if (i < n)
+        v_store_bf16_part(p + 2 * (size_t)i, v_load_part(src + i, n - i), n - i);
+}
+
+/* -- matrices ------------------------------------------------------------------------------------------ */
+
+#define TOKENS (W / 4) /* in a tile: its sums, two vectors for each of its tokens, and weights fill the registers */
+
+struct two {
+    vf a, b;
+};
+
+/* 2 W elements of type t from the l-th, of which only `rest` exist (2 W or more: all). */
+INLINE struct two load_two(enum dtype t, const char *p, int l, int rest) {
+    bool all = rest >= 2 * W;
+    int na = rest < W ? rest : W, nb = rest - na; /* elements of each vector where not all exist */
+    if (t == DT_BF16) {
+        p += 2 * (size_t)l;
+        __typeof__(v_load_pairs(p)) u = all ? v_load_pairs(p) : v_load_pairs_part(p, rest);
+        return (struct two){v_even(u), v_odd(u)};
+    }
+    if (t == DT_F16) {
+        p += 2 * (size_t)l;
+        if (all)
+            return (struct two){v_load_half(p), v_load_half(p + 2 * W)};
+        return (struct two){na < W ? v_load_half_part(p, na) : v_load_half(p),
+                            nb > 0 ? v_load_half_part(p + 2 * W, nb) : v_set(0)};
+    }
+    const float *f = (const float *)(const void *)p + l;
+    if (all)
+        return (struct two){v_load(f), v_load(f + W)};
+    return (struct two){na < W ? v_load_part(f, na) : v_load(f), nb > 0 ? v_load_part(f + W, nb) : v_set(0)};
+}
+
+/* One sum vector for each of mt x nt elements of y, along k; `rest` of 2 W elements from the l-th. */
+INLINE void step(vf *acc, enum dtype t, const char *const *x, const char *const *w, int mt, int nt, int l,
+                 int rest) {
+    struct two xv[TOKENS];
+    UNROLL for (int a = 0; a < mt; a++)
+        xv[a] = load_two(t == DT_BF16 ? DT_BF16 : DT_F32, x[a], l, rest);
+    UNROLL for (int b = 0; b < nt; b++) {
+        struct two wv = load_two(t, w[b], l, rest);
+        UNROLL for (int a = 0; a < mt; a++) {
+            acc[a * nt + b] = v_fma(xv[a].a, wv.a, acc[a * nt + b]);
+            acc[a * nt + b] = v_fma(xv[a].b, wv.b, acc[a * nt + b]);
+        }
+    }
+}
+
+INLINE void tile(const struct gemm *g, enum dtype t, int mt, int nt, int i, int j) {
+    vf acc[TOKENS * ONE_ROWS];
+    const char *x[TOKENS], *w[ONE_ROWS];
+    UNROLL for (int a = 0; a < mt; a++)
+        x[a] = tile_token(g, i + a);
+    UNROLL for (int b = 0; b < nt; b++)
+        w[b] = tile_row(g, j + b);
+    UNROLL for (int a = 0; a < mt * nt; a++)
+        acc[a] = v_set(0);
+    size_t size = t == DT_F32 ? 4 : 2;
+    int l = 0;
+    for (; l + 2 * W <= g->k; l += 2 * W) {
+        if (mt == 1) {
+            UNROLL for (int b = 0; b < nt; b++)
+                tile_prefetch(w[b], g->ldw, nt, (size_t)l * size, 2 * W * size);
+        }
+        step(acc, t, x, w, mt, nt, l, 2 * W);
+    }
+    if (l < g->k)
+        step(acc, t, x, w, mt, nt, l, g->k - l);
+    UNROLL for (int a = 0; a < mt; a++)
+        UNROLL for (int b = 0; b < nt; b += 4) {
+            vf *v = acc + a * nt + b;
+            tile_store(g, i + a, j + b, v_sum4(v[0], v[1], v[2], v[3]));
+        }
+}
+
+INLINE void product(const struct gemm *g, enum dtype t, void (*any)(const struct gemm *, int, int, int)) {
+    if (g->m != 1) {
+        tiles(g, TOKENS, any);
+        return;
+    }
+    for (int j = 0; j < g->n; j += ONE_ROWS)
+        tile(g, t, 1, ONE_ROWS, 0, j);
+}
+
+INLINE void tile_of(const struct gemm *g, enum dtype t, int i, int j, int mt) {
+    if (mt == TOKENS)
+        tile(g, t, TOKENS, TILE_ROWS, i, j);
+    else if (mt == 1)
+        tile(g, t, 1, TILE_ROWS, i, j);
+    else if (mt == 2)
+        tile(g, t, 2, TILE_ROWS, i, j);
+    else
+        tile(g, t, TOKENS - 1, TILE_ROWS, i, j);
+}
+
+static void tile_f32(const struct gemm *g, int i, int j, int mt) {
+    tile_of(g, DT_F32, i, j, mt);
+}
+
+static void tile_f16(const struct gemm *g, int i, int j, int mt) {
+    tile_of(g, DT_F16, i, j, mt);
+}
+
+static void tile_bf16(const struct gemm *g, int i, int j, int mt) {
+    tile_of(g, DT_BF16, i, j, mt);
+}
+
+static void gemm_f32(const struct gemm *g) {
+    product(g, DT_F32, tile_f32);
+}
+
+static void gemm_f16(const struct gemm *g) {
+    product(g, DT_F16, tile_f16);
+}
+
+static void gemm_bf16(const struct gemm *g) {
+    product(g, DT_BF16, tile_bf16);
+}
+
+/* -- attention ----------------------------------------------------------------------------------------- */
+
+/* The scores are a product with the keys as weights. */
+INLINE void attn_score(const struct gemm *g, enum dtype t, float scale) {
+    for (int j = 0; j < g->n; j += ONE_ROWS)
+        tile(g, t, 1, ONE_ROWS, 0, j);
+    for (int j = 0; j < g->n; j++)
+        g->y[j] *= scale;
+}
+
+static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+    struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
+    attn_score(&g, DT_F32, scale);
+}
+
+static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+    struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
+    attn_score(&g, DT_F16, scale);
+}
+
+/* W components from v + i; the last ones of a row may be fewer. */
+INLINE vf load_kv(enum dtype t, const char *v, int i, int rest) {
+    if (t == DT_F16) {
+        v += 2 * (size_t)i;
+        return rest < W ? v_load_half_part(v, rest) : v_load_half(v);
+    }
+    const float *f = (const float *)(const void *)v + i;
+    return rest < W ? v_load_part(f, rest) : v_load(f);
+}
+
+/* nv vectors of o from component i, of which d - i exist; token after token */
+INLINE void mix(float *o, const float *p, const char *v, size_t stride, int n, int d, float scale, enum dtype t,
+                int i, int nv) {
+    vf acc[8];
+    UNROLL for (int a = 0; a < nv; a++)
+        acc[a] = v_set(0);
+    for (int j = 0; j < n; j++, v += stride) {
+        vf pj = v_set(p[j]);
+        UNROLL for (int a = 0; a < nv; a++)
+            acc[a] = v_fma(pj, load_kv(t, v, i + a * W, nv > 1 ? W : d - i), acc[a]);
+    }
+    UNROLL for (int a = 0; a < nv; a++) {
+        vf r = v_mul(acc[a], v_set(scale));
+        if (nv == 1 && d - i < W)
+            v_store_part(o + i, r, d - i);
+        else
+            v_store(o + i + a * W, r);
+    }
+}
+
+INLINE void attn_mix(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale,
+                     enum dtype t) {
+    int i = 0;
+    for (; i + 8 * W <= d; i += 8 * W)
+        mix(o, p, v, stride, n, d, scale, t, i, 8);
+    for (; i + 4 * W <= d; i += 4 * W)
+        mix(o, p, v, stride, n, d, scale, t, i, 4);
+    for (; i < d; i += W)
+        mix(o, p, v, stride, n, d, scale, t, i, 1);
+}
+
+static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+    attn_mix(o, p, v, stride, n, d, scale, DT_F32);
+}
+
+static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+    attn_mix(o, p, v, stride, n, d, scale, DT_F16);
+}
+
+static void lanes_fill(struct kern *k) {
+    k->rms_norm = rms_norm;
+    k->layer_norm = layer_norm;
+    k->add = add;
+    k->rope = rope;
+    k->silu = silu;
+    k->gelu_tanh = gelu_tanh;
+    k->gelu_erf = gelu_erf;
+    k->relu = relu;
+    k->mul = mul;
+    k->attn_score_f32 = attn_score_f32;
+    k->attn_score_f16 = attn_score_f16;
+    k->softmax_exp = softmax_exp;
+    k->attn_mix_f32 = attn_mix_f32;
+    k->attn_mix_f16 = attn_mix_f16;
+    k->f16_pack = f16_pack;
+    k->bf16_pack = bf16_pack;
+    k->gemm_f32 = gemm_f32;
+    k->gemm_f16 = gemm_f16;
+    k->gemm_bf16 = gemm_bf16;
+}
+
+#endif

@@ -1,0 +1,69 @@
+/* tiles.h - in which order a product's tiles are computed, so that operands are read from near caches.
+ *
+ * A tile is some tokens by TILE_ROWS rows of weights, whole sums over k: the order of tiles cannot change a
+ * result. */
+#ifndef NUM_X86_TILES_H
+#define NUM_X86_TILES_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "num/kern.h"
+#include "num/x86/inline.h"
+
+#define TILE_ROWS 4
+#define ONE_ROWS 8              /* rows at once for a single token: enough sums in flight to hide latency */
+#define NEAR (16 * 1024)        /* bytes of weights that stay in the first cache while tokens pass        */
+#define MIDDLE (256 * 1024)     /* bytes of activations that stay in the second cache while weights pass  */
+
+/* Row j of the weights; past the end, the last one again (its result is not stored). */
+INLINE const char *tile_row(const struct gemm *g, int j) {
+    return (const char *)g->w + (size_t)(j < g->n ? j : g->n - 1) * g->ldw;
+}
+
+INLINE const char *tile_token(const struct gemm *g, int i) {
+    return (const char *)g->x + (size_t)i * g->ldx;
+}
+
+INLINE int tile_min(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* How many rows of so many bytes fill `bytes`: a multiple of unit, at least one unit. */
+INLINE int tile_fit(size_t bytes, size_t row, int unit) {
+    size_t n = bytes / (row ? row : 1) / (size_t)unit;
+    return (int)(n < 1 ? 1 : n > 4096 ? 4096 : n) * unit;
+}
+
+/* n bytes from `at` of the row that is `rows` further on, where a decode step will be soon.  Only an address:
+ * the prefetch may lie past the end. */
+INLINE void tile_prefetch(const char *row, size_t ldw, int rows, size_t at, size_t n) {
+    uintptr_t p = (uintptr_t)row + (size_t)rows * ldw + at;
+    for (size_t i = 0; i < n; i += 64)
+        __builtin_prefetch((const void *)(p + i), 0, 2);
+}
+
+/* y[i][j .. j + 3], as far as there are rows */
+INLINE void tile_store(const struct gemm *g, int i, int j, __m128 sums) {
+    float *y = g->y + (size_t)i * g->ldy + (size_t)j;
+    if (j + 4 <= g->n)
+        _mm_storeu_ps(y, sums);
+    else if (j < g->n)
+        memcpy(y, &sums, (size_t)(g->n - j) * sizeof *y);
+}
+
+/* Calls tile(g, i, j, mt) for tiles of mt <= max tokens that cover the product. */
+INLINE void tiles(const struct gemm *g, int max, void (*tile)(const struct gemm *, int, int, int)) {
+    int rows = tile_fit(NEAR, g->ldw, TILE_ROWS), tokens = tile_fit(MIDDLE, g->ldx, max);
+    for (int i0 = 0; i0 < g->m; i0 += tokens) {
+        int i1 = tile_min(g->m, i0 + tokens);
+        for (int j0 = 0; j0 < g->n; j0 += rows) {
+            int j1 = tile_min(g->n, j0 + rows);
+            for (int i = i0; i < i1; i += max)
+                for (int j = j0; j < j1; j += TILE_ROWS)
+                    tile(g, i, j, tile_min(max, i1 - i));
+        }
+    }
+}
+
+#endif
