@@ -474,10 +474,18 @@ static void unload(const struct part *p, const char *src, char *dst) {
     }
 }
 
-/* The file's tensors of a plan: t with owned data, one for all the slices of a fused tensor. */
-static int collect(const struct plan *p, const char *arena, struct tensor *t) {
+/* The part is its tensor, byte for byte. */
+static bool as_stored(const struct part *p) {
+    return p->rows == p->t_rows && p->order == ROWS_AT && !p->transposed && !p->plus_one;
+}
+
+/* The file's tensors of a plan, one for all the slices of a fused tensor.  Data is borrowed from the arena
+ * where it lies there as it is written; the rest is put together in buffers that are listed in *made. */
+static int collect(const struct plan *p, const char *arena, struct tensor *t, void **made,
+                   int *n_made) {
     struct map *seen = map_new((size_t)p->n);
     int n = 0;
+    *n_made = 0;
     for (int i = 0; i < p->n; i++) {
         const struct part *q = &p->part[i];
         int k = map_put(seen, q->name, strlen(q->name), n);
@@ -487,9 +495,10 @@ static int collect(const struct plan *p, const char *arena, struct tensor *t) {
             t[k].shape[0] = q->transposed ? q->t_cols : q->t_rows;
             t[k].shape[1] = q->transposed ? q->t_rows : q->t_cols;
             t[k].bytes = dtype_row_bytes(q->type, matrix ? q->t_cols : 1) * (size_t)q->t_rows;
-            t[k].data = mem_new(t[k].bytes);
+            t[k].data = as_stored(q) ? arena + q->at : (made[(*n_made)++] = mem_new(t[k].bytes));
         }
-        unload(q, arena + q->at, (char *)t[k].data);
+        if (!as_stored(q))
+            unload(q, arena + q->at, (char *)t[k].data);
     }
     map_free(seen);
     return n;
@@ -519,13 +528,16 @@ static int write_configs(const char *dir, const struct cfg *c, enum dtype type, 
     return write_json(dir, "generation_config.json", gen, err);
 }
 
-static int write_weights(const char *dir, struct model *m, struct plan *p, struct err *err) {
+static int write_weights(const char *dir, const struct model *m, const struct plan *p,
+                         struct err *err) {
     struct tensor *t = mem_array((size_t)p->n, sizeof *t);
+    void **made = mem_array((size_t)p->n, sizeof *made);
     char *path = path_join(dir, "model.safetensors");
-    int n = collect(p, m->store->arena, t);
+    int n_made, n = collect(p, m->store->arena, t, made, &n_made);
     int rc = safetensors_write(path, t, n, err);
-    for (int i = 0; i < n; i++)
-        free((void *)t[i].data);
+    for (int i = 0; i < n_made; i++)
+        free(made[i]);
+    free(made);
     free(path);
     free(t);
     return rc;
