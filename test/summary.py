@@ -6,14 +6,14 @@ usage: summary.py LABEL=FILE...        FILE: meson's testlog.json, or a file of 
 
 Every test program writes TAP lines on standard output, one for each test function:
 
-    1..N                   the plan: how many follow (optional; one that is missing counts as failed)
+    1..N                   the plan: how many follow (optional; a missing one counts as failed)
     ok 1 - name
     not ok 2 - name        lines "# ..." after it say why
-    ok 3 # SKIP name       (cmocka writes "not ok 3 # SKIP name"); a line "skipped: reason" before it,
+    ok 3 # SKIP name       (cmocka: "not ok 3 # SKIP name"); a line "skipped: reason" before it,
                            or text after " - ", gives the reason
 
 cmocka does so with CMOCKA_MESSAGE_OUTPUT=TAP (test.sh sets it), and a script with print().  Exit
-status 0 says that nothing failed.  A program that dies, runs out of time, fails without naming a test,
+status 0 says that nothing failed.  A program that dies, runs out of time, fails but names no test,
 or runs no test at all is one failed test more.
 """
 import json

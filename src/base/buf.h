@@ -16,8 +16,9 @@ void buf_add(struct buf *b, const void *p, size_t n);
 void buf_addc(struct buf *b, char c);
 void buf_adds(struct buf *b, const char *s);
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-const char *buf_str(struct buf *b); /* NUL-terminated view (NUL not counted in len); borrowed until the next call */
-void buf_free(struct buf *b);       /* leaves it empty and usable */
+/* NUL-terminated view (the NUL is not counted in len); borrowed until the next call. */
+const char *buf_str(struct buf *b);
+void buf_free(struct buf *b); /* leaves it empty and usable */
 
 /* The same for int32 token ids. */
 struct ids {

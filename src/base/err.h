@@ -1,4 +1,4 @@
-/* err.h - how failures travel: a code that is also the exit status, and one sentence with the facts. */
+/* err.h - how failures travel: a code, which is also the exit status, and one sentence of facts. */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 
@@ -19,8 +19,8 @@ struct err {
 };
 
 /* Records code and message unless an error is already there.  Always returns -1, so that
- * `return err_set(err, E_FORMAT, "%s: no tensor '%s'", path, name);` reads well.  Bytes of untrusted
- * names that are not printable ASCII are replaced by '?'.  err may be NULL. */
+ * `return err_set(err, E_FORMAT, "%s: no tensor '%s'", path, name);` reads well.  Bytes of
+ * untrusted names that are not printable ASCII are replaced by '?'.  err may be NULL. */
 int err_set(struct err *err, enum errc code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

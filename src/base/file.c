@@ -121,7 +121,11 @@ struct out *out_open(const char *path, struct err *err) {
     o->path = mem_strdup(path);
     o->tmp = mem_strdup(buf_str(&b));
     buf_free(&b);
-    o->f = fopen(o->tmp, "wbe");
+    /* A name left by a dead process, or planted as a link, is removed, never followed. */
+    unlink(o->tmp);
+    int fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd >= 0 && !(o->f = fdopen(fd, "wb")))
+        close(fd);
     if (!o->f) {
         err_set(err, E_IO, "%s: %s", o->tmp, strerror(errno));
         out_free(o);

@@ -13,8 +13,8 @@ bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 char *path_join(const char *dir, const char *name); /* owned by the caller */
 
-/* Appends the whole file to out.  E_IO if it cannot be read, E_FORMAT if larger than max bytes (checked
- * before anything is allocated, and again while reading). */
+/* Appends the whole file to out.  E_IO if it cannot be read, E_FORMAT if larger than max bytes
+ * (checked before anything is allocated, and again while reading). */
 int file_read(const char *path, size_t max, struct buf *out, struct err *err);
 
 /* A read-only mapping; data is borrowed until file_close. */
@@ -32,6 +32,7 @@ struct out *out_open(const char *path, struct err *err);
 int out_write(struct out *o, const void *p, size_t n, struct err *err);
 int out_commit(struct out *o, struct err *err); /* frees o, also on failure */
 void out_abort(struct out *o);                  /* accepts NULL */
-int file_write(const char *path, const void *p, size_t n, struct err *err); /* open, write, commit */
+/* Open, write, commit. */
+int file_write(const char *path, const void *p, size_t n, struct err *err);
 
 #endif

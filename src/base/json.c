@@ -46,8 +46,8 @@ int json_get_int(const json_t *obj, const char *path, const char *key, int64_t l
     return 0;
 }
 
-int json_get_real(const json_t *obj, const char *path, const char *key, double lo, double hi, double *out,
-                  struct err *err) {
+int json_get_real(const json_t *obj, const char *path, const char *key, double lo, double hi,
+                  double *out, struct err *err) {
     const json_t *v = present(obj, key);
     if (!v)
         return 0;
@@ -60,7 +60,8 @@ int json_get_real(const json_t *obj, const char *path, const char *key, double l
     return 0;
 }
 
-int json_get_bool(const json_t *obj, const char *path, const char *key, bool *out, struct err *err) {
+int json_get_bool(const json_t *obj, const char *path, const char *key, bool *out,
+                  struct err *err) {
     const json_t *v = present(obj, key);
     if (!v)
         return 0;
@@ -70,7 +71,8 @@ int json_get_bool(const json_t *obj, const char *path, const char *key, bool *ou
     return 0;
 }
 
-int json_get_str(const json_t *obj, const char *path, const char *key, const char **out, struct err *err) {
+int json_get_str(const json_t *obj, const char *path, const char *key, const char **out,
+                 struct err *err) {
     const json_t *v = present(obj, key);
     if (!v)
         return 0;

@@ -1,4 +1,4 @@
-/* log.h - one line to standard error, prefixed "pumice: "; warnings always, information unless quiet. */
+/* log.h - lines to standard error, prefixed "pumice: "; warnings always, the rest unless quiet. */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 

@@ -1,5 +1,5 @@
-/* map.c - see map.h.  Power-of-two table, linear probing, at most 5/8 full; the hash is kept beside the
- * key so that a probe reads the key's bytes only on a likely match. */
+/* map.c - see map.h.  Power-of-two table, linear probing, at most 5/8 full; the hash is kept
+ * beside the key so that a probe reads the key's bytes only on a likely match. */
 #include "base/map.h"
 
 #include <stdlib.h>

@@ -13,8 +13,8 @@ void map_free(struct map *m);
 /* Value of a key, or -1.  Values must be >= 0. */
 int32_t map_get(const struct map *m, const void *key, size_t len);
 
-/* Adds key -> value unless the key is there; returns the value that now stands (the old one if any).
- * The key's bytes are borrowed until map_free. */
+/* Adds key -> value unless the key is there; returns the value that now stands (the old one if
+ * any).  The key's bytes are borrowed until map_free. */
 int32_t map_put(struct map *m, const void *key, size_t len, int32_t value);
 size_t map_count(const struct map *m);
 

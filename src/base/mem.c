@@ -77,7 +77,7 @@ char *mem_strdup(const char *s) {
 
 #define HUGE ((size_t)2 << 20)
 
-/* Small requests are rounded to pages, large ones to huge pages, so that free can recompute the size. */
+/* Small requests are rounded to pages, large ones to huge pages; free recomputes the size. */
 static size_t page_round(size_t bytes) {
     size_t unit = bytes >= HUGE ? HUGE : 4096;
     return (bytes + unit - 1) / unit * unit;

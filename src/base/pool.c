@@ -1,6 +1,7 @@
 /* pool.c - see pool.h.
- * Workers spin on a generation counter for a short while, then sleep on a futex: a decode step enters the
- * pool a hundred times, so a wake-up through the kernel each time would cost more than the work. */
+ * Workers spin on a generation counter for a short while, then sleep on a futex: a decode step
+ * enters the pool a hundred times, so a wake-up through the kernel each time would cost more
+ * than the work. */
 #include "base/pool.h"
 
 #include <linux/futex.h>
@@ -16,11 +17,11 @@
 #define SPIN 20000 /* about 100 us: longer than the gap between two parallel regions of a step */
 
 struct pool {
-    int n;
+    int n, spin; /* spin 0 with more threads than processors: spinners hold up those they await */
     pthread_t *thread;
     _Alignas(64) atomic_uint generation; /* + 1 for each pool_run; futex word */
     atomic_bool stop;
-    _Alignas(64) atomic_int pending; /* workers that have not finished this generation; futex word */
+    _Alignas(64) atomic_int pending; /* workers not done with this generation; futex word */
     _Alignas(64) atomic_int sleepers;
     void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
     void *arg;
@@ -47,7 +48,7 @@ static void pin(int cpu) {
 }
 
 static unsigned await_generation(struct pool *p, unsigned seen) {
-    for (int i = 0; i < SPIN; i++) {
+    for (int i = 0; i < p->spin; i++) {
         unsigned now = atomic_load_explicit(&p->generation, memory_order_acquire);
         if (now != seen)
             return now;
@@ -87,10 +88,11 @@ struct pool *pool_new(int n_threads) {
     struct pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
     if (!p)
         abort();
-    *p = (struct pool){.n = n_threads};
+    *p = (struct pool){.n = n_threads, .spin = n_threads <= n_cpu ? SPIN : 0};
     p->thread = mem_array((size_t)n_threads, sizeof *p->thread);
-    /* The caller keeps the first processor's share unpinned: a library must not move its host's thread.
-     * Workers go to the remaining processors, one each; with more threads than processors none is pinned. */
+    /* The caller keeps the first processor's share unpinned: a library must not move its host's
+     * thread.  Workers go to the remaining processors, one each; with more threads than
+     * processors none is pinned. */
     for (int id = 0; id < n_threads; id++) {
         do
             cpu = (cpu + 1) % CPU_SETSIZE;
@@ -136,7 +138,7 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     if (atomic_load(&p->sleepers) > 0)
         futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
     fn(arg, 0, p->n);
-    for (int i = 0; i < SPIN; i++) {
+    for (int i = 0; i < p->spin; i++) {
         if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
             return;
         relax();

@@ -5,17 +5,17 @@
 
 struct pool;
 
-/* n_threads >= 1, the caller included; 0 = one per processor this process may use.  Owned by the caller. */
+/* n_threads >= 1, the caller included; 0 = one per processor we may use.  Owned by the caller. */
 struct pool *pool_new(int n_threads);
 void pool_free(struct pool *p);
 int pool_size(const struct pool *p);
 
-/* Runs fn(arg, id, n) for id = 0..n-1, one id per thread (the caller is id 0), and returns when all are
- * done.  Not reentrant.  Allocates nothing. */
+/* Runs fn(arg, id, n) for id = 0..n-1, one id per thread (the caller is id 0), and returns when
+ * all are done.  Not reentrant.  Allocates nothing. */
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg);
 
-/* The half-open range [*lo, *hi) of `total` items for thread id of n, in multiples of `unit` (the last may
- * be shorter). */
+/* The half-open range [*lo, *hi) of `total` items for thread id of n, in multiples of `unit`
+ * (the last may be shorter). */
 void pool_split(int total, int unit, int id, int n, int *lo, int *hi);
 
 #endif

@@ -15,7 +15,8 @@ void progress_update(struct progress *p, int64_t done) {
     if (now - p->start_us < 2000000 || now - p->shown_us < 100000 || !isatty(STDERR_FILENO))
         return;
     p->shown_us = now;
-    double left = done > 0 ? (double)(now - p->start_us) * (double)(p->total - done) / (double)done : 0;
+    double rest = (double)(p->total - done);
+    double left = done > 0 ? (double)(now - p->start_us) * rest / (double)done : 0;
     fprintf(stderr, "\r\033[K%s %3.0f%%  %.0f s left", p->label,
             p->total > 0 ? 100.0 * (double)done / (double)p->total : 0.0, left / 1e6);
     fflush(stderr);

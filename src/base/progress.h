@@ -1,4 +1,4 @@
-/* progress.h - a line on standard error for work longer than two seconds; silent when not a terminal. */
+/* progress.h - a line on standard error for work of more than two seconds; only on a terminal. */
 #ifndef BASE_PROGRESS_H
 #define BASE_PROGRESS_H
 

@@ -1,4 +1,5 @@
-/* rng.h - xoshiro256** (Blackman and Vigna, 2018), seeded by splitmix64: same seed, same stream, anywhere. */
+/* rng.h - xoshiro256** (Blackman and Vigna, 2018), seeded by splitmix64: the same seed gives
+ * the same stream anywhere. */
 #ifndef BASE_RNG_H
 #define BASE_RNG_H
 
