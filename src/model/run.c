@@ -353,8 +353,8 @@ static int check(const struct run *r, const struct kv *kv, const struct batch *b
         const struct span *sp = &b->span[s];
         if (sp->n < 1 || sp->slot < 0 || sp->slot >= kv_slots(kv) || sp->pos < 0 || sp->n > n_ctx ||
             sp->pos > n_ctx - sp->n)
-            return err_set(err, E_USAGE, "tokens %d..%d do not fit the context of %d tokens", sp->pos,
-                           sp->pos + sp->n - 1, n_ctx);
+            return err_set(err, E_USAGE, "%d tokens from position %d do not fit the context of %d", sp->n,
+                           sp->pos, n_ctx);
         for (int i = 0; i < sp->n; i++)
             if (sp->ids[i] < 0 || sp->ids[i] >= r->m->cfg.vocab)
                 return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d", sp->ids[i],

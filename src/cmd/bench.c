@@ -1,0 +1,428 @@
+/* bench.c - `bench`: prefill and decode speed of a shape or a model, beside this machine's limits.
+ *
+ * Every sample is taken between two bandwidth probes, because the bandwidth of a shared machine moves within
+ * seconds; a row's fraction is the median of the samples' own fractions.  The least time a step can take is
+ *     max(bytes read / bandwidth, operations / peak)
+ * with bytes = the weights once, plus the KV of each sequence; operations = two per weight and token (the
+ * head only for rows that give logits) plus four per component of each attended key. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "cmd/cmd.h"
+#include "cmd/probe.h"
+#include "model/run.h"
+#include "num/kern.h"
+
+#define CHUNK 512     /* prompt tokens per step, as llama-bench's default ubatch */
+#define MAX_REPEAT 99
+
+struct bench {
+    /* flags */
+    const char *shapes, *dtypes, *tests, *threads, *batches, *depths, *model, *text;
+    int repeat;
+    bool json, help;
+    /* state */
+    struct probe *probe;
+    json_t *limits, *rows;
+};
+
+struct rig { /* one loaded model on one pool */
+    const struct bench *b;
+    const struct model *m;
+    struct pool *pool;
+    struct limits lim;
+    struct run *run;
+    struct kv *kv;
+    float *logits;
+    int32_t *ids;
+    int n_batch, n_ctx;
+    const char *shape;
+};
+
+/* -- work and its limits --------------------------------------------------------------------------------- */
+
+static double mat_weights(const struct mat *m) {
+    return m->data ? (double)m->rows * m->cols : 0;
+}
+
+static double layers_sum(const struct model *m, double (*of)(const struct mat *)) {
+    double sum = 0;
+    for (int i = 0; i < m->cfg.n_layer; i++) {
+        const struct layer *l = &m->layer[i];
+        sum += of(&l->wq) + of(&l->wk) + of(&l->wv) + of(&l->wo) + of(&l->gate) + of(&l->up) + of(&l->down);
+    }
+    return sum;
+}
+
+static double mat_bytes(const struct mat *m) {
+    return m->data ? (double)m->rows * (double)dtype_row_bytes(m->type, m->cols) : 0;
+}
+
+/* Least seconds for a step of n tokens in each of `batch` sequences that stand at position pos. */
+static double step_limit(const struct rig *r, double read, int batch, int pos, int n) {
+    const struct cfg *c = &r->m->cfg;
+    double past = pos + n / 2.0; /* mean number of keys a token attends to */
+    double bytes = layers_sum(r->m, mat_bytes) + mat_bytes(&r->m->head) +
+                   (double)batch * past * (double)kv_token_bytes(c, kv_type(r->kv));
+    double ops = 2 * layers_sum(r->m, mat_weights) * n * batch + 2 * mat_weights(&r->m->head) * batch +
+                 4.0 * c->n_layer * c->n_head * c->head_dim * past * n * batch;
+    double peak = limits_ops(&r->lim, r->m->layer[0].wq.type);
+    return fmax(bytes / read, ops / peak);
+}
+
+static void step(struct rig *r, int pos, int n) {
+    struct span span[256];
+    struct batch b = {span, 0};
+    struct err err = {0};
+    for (int s = 0; s < r->n_batch; s++)
+        span[b.n_span++] = (struct span){s, pos, n, r->ids + pos, WANT_LAST};
+    if (run_step(r->run, r->kv, &b, r->logits, &err)) {
+        fprintf(stderr, "pumice: bug: bench step refused: %s\n", err.msg);
+        abort();
+    }
+}
+
+/* One sample: n tokens in steps of `chunk` from position `depth`; seconds, and the least they could be. */
+static double sample(struct rig *r, int depth, int n, int chunk, double *limit) {
+    double read = probe_read_rate(r->b->probe, r->pool);
+    int64_t t0 = clock_us();
+    for (int at = 0; at < n; at += chunk)
+        step(r, depth + at, n - at < chunk ? n - at : chunk);
+    double seconds = (double)(clock_us() - t0) / 1e6;
+    read = (read + probe_read_rate(r->b->probe, r->pool)) / 2;
+    *limit = 0;
+    for (int at = 0; at < n; at += chunk)
+        *limit += step_limit(r, read, r->n_batch, depth + at, n - at < chunk ? n - at : chunk);
+    return seconds;
+}
+
+/* -- rows -------------------------------------------------------------------------------------------------- */
+
+static void add_row(struct bench *b, json_t *row) {
+    json_array_append_new(b->rows, row);
+    if (b->json)
+        return;
+    if (json_array_size(b->rows) == 1)
+        printf("\n| shape | dtype | test | threads | batch | depth | tok/s | min..max | of limit |\n"
+               "|---|---|---|--:|--:|--:|--:|--:|--:|\n");
+    json_int_t threads = json_integer_value(json_object_get(row, "threads"));
+    json_int_t batch = json_integer_value(json_object_get(row, "batch"));
+    json_int_t depth = json_integer_value(json_object_get(row, "depth"));
+    printf("| %s | %s | %s | %lld | %lld | %lld | %.1f | %.1f..%.1f | %.0f %% |\n",
+           json_string_value(json_object_get(row, "shape")), json_string_value(json_object_get(row, "dtype")),
+           json_string_value(json_object_get(row, "test")), (long long)threads, (long long)batch,
+           (long long)depth, json_real_value(json_object_get(row, "tok_per_s")),
+           json_real_value(json_object_get(row, "tok_per_s_min")),
+           json_real_value(json_object_get(row, "tok_per_s_max")),
+           100 * json_real_value(json_object_get(row, "limit_fraction")));
+    fflush(stdout);
+}
+
+/* "pp512" or "tg128": prompt or generation, and how many tokens. */
+static int parse_test(const char *test, bool *decode, int *n, struct err *err) {
+    char *end = NULL;
+    long v = strlen(test) > 2 ? strtol(test + 2, &end, 10) : 0;
+    *decode = strncmp(test, "tg", 2) == 0;
+    if ((!*decode && strncmp(test, "pp", 2) != 0) || v < 1 || v > 1 << 20 || *end)
+        return err_set(err, E_USAGE, "--test %s: not ppN or tgN with N in 1..1048576", test);
+    *n = (int)v;
+    return 0;
+}
+
+static int run_test(struct bench *b, struct rig *r, const char *test, int depth, struct err *err) {
+    bool decode = false;
+    int n = 0, rc = -1;
+    if (parse_test(test, &decode, &n, err))
+        return -1;
+    int chunk = decode ? 1 : n < CHUNK ? n : CHUNK, fill = depth < CHUNK ? depth : CHUNK;
+    int widest = chunk > fill ? chunk : fill;
+    r->n_ctx = depth + n;
+    if (r->m->cfg.learned_pos && r->n_ctx > r->m->cfg.max_ctx)
+        return err_set(err, E_USAGE, "--test %s: depth %d + %d tokens exceed the model's %d positions", test,
+                       depth, n, r->m->cfg.max_ctx);
+    r->kv = kv_open(&r->m->cfg, r->n_batch, r->n_ctx, r->m->head.type == DT_F32 ? DT_F32 : DT_F16, err);
+    r->run = r->kv ? run_new(r->m, r->pool, widest * r->n_batch, r->n_ctx, err) : NULL;
+    r->logits = mem_array((size_t)r->n_batch * r->m->cfg.vocab, sizeof *r->logits);
+    r->ids = mem_array((size_t)r->n_ctx, sizeof *r->ids);
+    if (!r->run)
+        goto out;
+    for (int i = 0; i < r->n_ctx; i++)
+        r->ids[i] = (int32_t)((i * 7919u + 13) % (unsigned)r->m->cfg.vocab);
+    for (int at = 0; at < depth; at += CHUNK)
+        step(r, at, depth - at < CHUNK ? depth - at : CHUNK);
+    double rate[MAX_REPEAT], fraction[MAX_REPEAT];
+    sample(r, depth, decode && n > 16 ? 16 : n, chunk, &fraction[0]); /* warm-up */
+    for (int i = 0; i < b->repeat; i++) {
+        double limit, seconds = sample(r, depth, n, chunk, &limit);
+        rate[i] = n * r->n_batch / seconds;
+        fraction[i] = limit / seconds;
+    }
+    double mid = median(rate, b->repeat);
+    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i}", "test", test, "shape", r->shape,
+                         "dtype", dtype_info(r->m->layer[0].wq.type)->name, "threads", pool_size(r->pool),
+                         "batch", r->n_batch, "depth", depth, "tok_per_s", mid, "tok_per_s_min", rate[0],
+                         "tok_per_s_max", rate[b->repeat - 1], "limit_fraction",
+                         median(fraction, b->repeat), "repeat", b->repeat));
+    rc = 0;
+out:
+    free(r->ids);
+    free(r->logits);
+    run_free(r->run);
+    kv_close(r->kv);
+    return rc;
+}
+
+/* -- lists ------------------------------------------------------------------------------------------------- */
+
+/* Calls fn for each item of a comma-separated list; stops at the first failure. */
+static int each_item(const char *list, int (*fn)(void *ud, const char *item, struct err *err), void *ud,
+                     struct err *err) {
+    char *copy = mem_strdup(list), *save = NULL;
+    int rc = 0;
+    for (char *p = strtok_r(copy, ",", &save); p && !rc; p = strtok_r(NULL, ",", &save))
+        rc = fn(ud, p, err);
+    free(copy);
+    return rc;
+}
+
+struct sweep { /* the nested loops: shape, dtype, threads, batch, depth, test */
+    struct bench *b;
+    const char *shape;
+    struct model *m;
+    struct rig rig;
+    int depth;
+};
+
+static int number(const char *flag, const char *item, int lo, int hi, int *out, struct err *err) {
+    char *end;
+    long v = strtol(item, &end, 10);
+    if (*end || end == item || v < lo || v > hi)
+        return err_set(err, E_USAGE, "%s: '%s' is not a number in %d..%d", flag, item, lo, hi);
+    *out = (int)v;
+    return 0;
+}
+
+static int on_test(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    return run_test(s->b, &s->rig, item, s->depth, err);
+}
+
+static int on_depth(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    if (number("--depth", item, 0, 1 << 20, &s->depth, err))
+        return -1;
+    return each_item(s->b->tests, on_test, s, err);
+}
+
+static int on_batch(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    if (number("--batch", item, 1, 256, &s->rig.n_batch, err))
+        return -1;
+    return each_item(s->b->depths, on_depth, s, err);
+}
+
+static int on_threads(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    int n = 1;
+    if (number("--threads", item, 1, 64, &n, err))
+        return -1;
+    struct pool *pool = pool_new(n);
+    s->rig = (struct rig){
+        .b = s->b, .m = s->m, .pool = pool, .shape = s->shape, .lim = probe_limits(s->b->probe, pool)};
+    int rc = each_item(s->b->batches, on_batch, s, err);
+    pool_free(pool);
+    return rc;
+}
+
+static int on_dtype(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    struct cfg c;
+    enum dtype type;
+    if (cmd_dtype(item, &type, err) || (!s->b->model && cfg_shape(&c, s->shape, err)))
+        return -1;
+    struct pool *pool = pool_new(0);
+    struct model_opts o = {.dtype = type, .pool = pool, .no_tokenizer = true};
+    s->m = s->b->model ? model_open(s->b->model, &o, err) : model_random(&c, 1, &o, err);
+    pool_free(pool);
+    int rc = s->m ? each_item(s->b->threads, on_threads, s, err) : -1;
+    model_close(s->m);
+    return rc;
+}
+
+static int on_shape(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    s->shape = item;
+    return each_item(s->b->dtypes, on_dtype, s, err);
+}
+
+/* -- limits and output --------------------------------------------------------------------------------------- */
+
+static int on_limits(void *ud, const char *item, struct err *err) {
+    struct bench *b = ud;
+    int n = 1;
+    if (number("--threads", item, 1, 64, &n, err))
+        return -1;
+    struct pool *pool = pool_new(n);
+    struct limits l = probe_limits(b->probe, pool);
+    pool_free(pool);
+    if (!b->json && !json_array_size(b->limits))
+        printf("\n| threads | read GB/s | F32 GFLOP/s | BF16 GFLOP/s | INT8 GOP/s |\n|--:|--:|--:|--:|--:|\n");
+    if (!b->json)
+        printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", n, l.read / 1e9, l.f32 / 1e9, l.bf16 / 1e9, l.i8 / 1e9);
+    json_array_append_new(b->limits,
+                          json_pack("{s:i,s:f,s:f,s:f,s:f}", "threads", n, "read_gb_per_s", l.read / 1e9,
+                                    "f32_gflops", l.f32 / 1e9, "bf16_gflops", l.bf16 / 1e9, "int8_gops",
+                                    l.i8 / 1e9));
+    return 0;
+}
+
+/* First "key : value" of /proc/cpuinfo, or "unknown". */
+static void cpu_name(char *out, size_t n) {
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char line[256];
+    snprintf(out, n, "unknown");
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && colon) {
+            line[strcspn(line, "\n")] = 0;
+            snprintf(out, n, "%s", colon + 2);
+            break;
+        }
+    }
+    if (f)
+        fclose(f);
+}
+
+static json_t *machine(void) {
+    char cpu[128];
+    struct utsname u = {0};
+    uname(&u);
+    cpu_name(cpu, sizeof cpu);
+    return json_pack("{s:s,s:s,s:s}", "cpu", cpu, "isa", isa_name(kern_level()), "kernel", u.release);
+}
+
+static int speed(struct bench *b, struct err *err) {
+    struct sweep s = {.b = b, .shape = b->model};
+    if (b->model && strrchr(b->model, '/'))
+        s.shape = strrchr(b->model, '/') + 1;
+    json_t *m = machine();
+    int rc = -1;
+    b->limits = json_array();
+    b->rows = json_array();
+    if (!(b->probe = probe_new(err)))
+        goto out;
+    if (!b->json)
+        printf("%s, kernels %s\n", json_string_value(json_object_get(m, "cpu")), isa_name(kern_level()));
+    if (each_item(b->threads, on_limits, b, err))
+        goto out;
+    rc = b->model ? each_item(b->dtypes, on_dtype, &s, err) : each_item(b->shapes, on_shape, &s, err);
+    if (!rc && b->json)
+        rc = cmd_print_json(json_pack("{s:O,s:O,s:O}", "machine", m, "limits", b->limits, "rows", b->rows),
+                            true, err);
+out:
+    json_decref(m);
+    json_decref(b->limits);
+    json_decref(b->rows);
+    probe_free(b->probe);
+    return rc;
+}
+
+/* -- tokenising ------------------------------------------------------------------------------------------------ */
+
+static int tokenize_speed(struct bench *b, struct err *err) {
+    struct buf text = {0};
+    struct ids ids = {0};
+    struct model_info info = {0};
+    double rate[MAX_REPEAT];
+    int rc = -1;
+    struct tok *t = file_is_dir(b->model) ? tok_open(b->model, err) : NULL;
+    if (!t && (file_is_dir(b->model) || model_peek(b->model, &info, err)))
+        goto out;
+    if (cmd_read(b->text, false, &text, err))
+        goto out;
+    if (!text.len) {
+        err_set(err, E_USAGE, "--text %s: empty", b->text);
+        goto out;
+    }
+    for (int i = -1; i < b->repeat; i++) { /* -1: warm-up */
+        int64_t t0 = clock_us(), us = 0;
+        int rounds = 0;
+        for (; us < 200000; rounds++, us = clock_us() - t0) {
+            ids.n = 0;
+            if (tok_encode(t ? t : info.tok, text.data, text.len, false, &ids, err))
+                goto out;
+        }
+        rate[i < 0 ? 0 : i] = (double)text.len * rounds / (double)us;
+    }
+    double mid = median(rate, b->repeat);
+    rc = 0;
+    if (b->json)
+        rc = cmd_print_json(json_pack("{s:s,s:I,s:I,s:f,s:f,s:f,s:f}", "test", "tokenize", "bytes",
+                                      (json_int_t)text.len, "tokens", (json_int_t)ids.n, "mb_per_s", mid,
+                                      "mb_per_s_min", rate[0], "mb_per_s_max", rate[b->repeat - 1],
+                                      "tok_per_s", mid * 1e6 * (double)ids.n / (double)text.len),
+                            true, err);
+    else
+        printf("%zu bytes, %zu tokens: %.1f MB/s on one core (%.1f..%.1f)\n", text.len, ids.n, mid, rate[0],
+               rate[b->repeat - 1]);
+out:
+    tok_free(t);
+    model_info_free(&info);
+    buf_free(&text);
+    ids_free(&ids);
+    return rc;
+}
+
+/* -- the command --------------------------------------------------------------------------------------------- */
+
+int cmd_bench(int argc, char **argv) {
+    struct err err = {0};
+    struct bench b = {.dtypes = NULL, .shapes = "168m", .tests = "pp512,tg128", .threads = "1,2",
+                      .batches = "1", .depths = "0", .repeat = 5};
+    bool tokenize = argc > 1 && strcmp(argv[1], "tokenize") == 0;
+    const struct opt speed_table[] = {
+        {"shape", 0, NULL, OPT_STR, &b.shapes, .arg = "LIST",
+         .help = "random models: tiny, 168m, llama-1b, gpt2, qwen-0.5b (default 168m)"},
+        {"model", 'm', NULL, OPT_STR, &b.model, .arg = "PATH", .help = "a real model instead of a shape"},
+        {"dtype", 0, NULL, OPT_STR, &b.dtypes, .arg = "LIST",
+         .help = "f32, f16, bf16, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: native)"},
+        {"test", 0, NULL, OPT_STR, &b.tests, .arg = "LIST",
+         .help = "ppN = a prompt of N tokens, tgN = N generated (default pp512,tg128)"},
+        {"threads", 't', NULL, OPT_STR, &b.threads, .arg = "LIST", .help = "default 1,2"},
+        {"batch", 0, NULL, OPT_STR, &b.batches, .arg = "LIST", .help = "sequences at a time (default 1)"},
+        {"depth", 'd', "n-depth", OPT_STR, &b.depths, .arg = "LIST",
+         .help = "tokens already in the KV cache (default 0)"},
+        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N", "samples; medians are printed (default 5)"},
+        OPTS_JSON(&b.json), OPTS_HELP(&b.help), OPTS_END};
+    const struct opt tok_table[] = {
+        OPTS_MODEL(&b.model), {"text", 'f', "file", OPT_STR, &b.text, .arg = "FILE", .help = "what to tokenise"},
+        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N", "samples (default 5)"},
+        OPTS_JSON(&b.json), OPTS_HELP(&b.help), OPTS_END};
+    const struct cmd_help help = {tokenize ? "bench tokenize MODEL --text FILE" : "bench [options]",
+                                  tokenize ? "Tokenising speed on one core."
+                                           : "Prefill and decode speed beside this machine's limits.",
+                                  &b.help};
+    int rest;
+    argc -= tokenize;
+    argv += tokenize;
+    if (cmd_parse(&help, tokenize ? tok_table : speed_table, argc, argv, &rest, &err) || b.help)
+        return cmd_fail(&err);
+    if (tokenize && cmd_model(&b.model, argc, argv, &rest, &err))
+        return cmd_fail(&err);
+    if (cmd_no_more(argc, argv, rest, &err))
+        return cmd_fail(&err);
+    if (tokenize && !b.text)
+        err_set(&err, E_USAGE, "bench tokenize: --text is missing");
+    else if (tokenize)
+        tokenize_speed(&b, &err);
+    else {
+        if (!b.dtypes)
+            b.dtypes = b.model ? "native" : "bf16,q8_0,q4_0";
+        speed(&b, &err);
+    }
+    return cmd_fail(&err);
+}
