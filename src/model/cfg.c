@@ -1,8 +1,10 @@
 /* cfg.c - config.json to struct cfg, and back.
- * One row of `families` per architecture: the keys it spells differently and the flags it fixes.  Nothing
- * else in the program asks for the architecture by name, except where the tensors are found (plan.c).
- * Invariant: a cfg that left cfg_check may size arrays; every product of two of its dimensions that
- * sizes a matrix fits in an int.  Key names and defaults follow the Hugging Face configuration classes. */
+ * One row of `families` per architecture: the keys it spells differently and the flags it
+ * fixes.  Nothing else in the program asks for the architecture by name, except where the
+ * tensors are found (plan.c).
+ * Invariant: a cfg that left cfg_check may size arrays; every product of two of its dimensions
+ * that sizes a matrix fits in an int.  Key names and defaults follow the Hugging Face
+ * configuration classes. */
 #include "model/cfg.h"
 
 #include <limits.h>
@@ -187,7 +189,8 @@ static int get_float(const struct src *s, const char *key, double lo, double hi,
     return 0;
 }
 
-/* ORDER of magnitude: the largest open models have vocabularies of 2.6e5, widths of 2e4, 130 layers. */
+/* ORDER of magnitude: the largest open models have vocabularies of 2.6e5, widths of 2e4, 130
+ * layers. */
 #define MAX_VOCAB (1 << 21)
 #define MAX_DIM (1 << 17)
 #define MAX_FFN (1 << 20)
@@ -221,7 +224,8 @@ static int read_dims(struct cfg *c, const struct family *f, const struct src *s)
     return get_float(s, f->k_eps, 0, 1, &c->norm_eps);
 }
 
-/* rope_scaling {type|rope_type, factor, ...}, or the newer rope_parameters, which also holds rope_theta. */
+/* rope_scaling {type|rope_type, factor, ...}, or the newer rope_parameters, which also holds
+ * rope_theta. */
 static int read_scaling(struct cfg *c, const struct src *s, const char *key) {
     const char *type = NULL;
     if (json_get_str(s->j, s->path, "type", &type, s->err) ||
@@ -281,8 +285,9 @@ static int read_rope(struct cfg *c, const struct family *f, const struct src *s)
     return 0;
 }
 
-/* Mistral's window is on unless null; Qwen's is off unless use_sliding_window, and then applies to the
- * layers from max_window_layers on.  We have one window for all layers, so a mixture is refused. */
+/* Mistral's window is on unless null; Qwen's is off unless use_sliding_window, and then applies
+ * to the layers from max_window_layers on.  We have one window for all layers, so a mixture is
+ * refused. */
 static int read_window(struct cfg *c, const struct family *f, const struct src *s) {
     if (f->window == WINDOW_NONE)
         return 0;
@@ -578,7 +583,8 @@ static const struct shape {
     bool tied;
     int bos, eos;
 } shapes[] = {
-    /* 168m: the Llama shape of the speed tables; a context of 4,096 so that long prompts can be measured */
+    /* 168m: the Llama shape of the speed tables; a context of 4,096 so that long prompts can be
+     * measured */
     {"168m", "llama", 32000, 1024, 12, 16, 4, 64, 2816, 4096, 10000, 1e-5f, true, 1, 2},
     /* Llama-3.2-1B with its rope scaling */
     {"llama-1b", "llama", 128256, 2048, 16, 32, 8, 64, 8192, 131072, 500000, 1e-5f, true, 128000,

@@ -40,21 +40,26 @@ struct model {
 };
 
 struct model_opts {
-    enum dtype dtype;    /* what matrices are converted to; DT_NONE = "native": as the file has them */
-    struct pool *pool;   /* conversion runs on it; borrowed for the call                             */
-    bool no_tokenizer;   /* leave tok NULL (bench on random shapes)                                  */
+    enum dtype dtype;  /* what matrices are converted to; DT_NONE = "native": as in the file */
+    struct pool *pool; /* conversion runs on it; borrowed for the call; NULL = this thread */
+    bool no_tokenizer; /* leave tok NULL (bench on random shapes) */
 };
 
-/* A folder or a .gguf file.  Errors name file, tensor or key, expected and found; all shape mismatches
- * are collected into the one message.  Weights are copied into huge pages in the kernels' layout, so the
- * file may change afterwards. */
+/* A folder or a .gguf file.  Errors name file, tensor or key, expected and found; all shape
+ * mismatches are collected into the one message.  Weights are copied into huge pages in the
+ * kernels' layout, so the file may change afterwards. */
 struct model *model_open(const char *path, const struct model_opts *o, struct err *err);
 
-/* A model of cfg's shape with random weights (normal, deviation 0.02; norms 1), same bits for the same seed. */
-struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o, struct err *err);
+/* A model of cfg's shape with random weights (normal, deviation 0.02; norms 1), same bits for
+ * the same seed. */
+struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o,
+                           struct err *err);
 
-/* Writes config.json and model.safetensors (BF16 or F32) of such a random model into dir, which is created. */
-int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type, struct err *err);
+/* Writes such a random model as a Hugging Face folder: config.json, generation_config.json and
+ * model.safetensors (F32, F16 or BF16; vectors in F32) in dir, which is created.  Opened again it
+ * equals model_random bit for bit. */
+int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type,
+               struct err *err);
 
 void model_close(struct model *m);
 

@@ -1,6 +1,7 @@
 /* plan.c - see plan.h.
- * One column of names per way of naming: five Hugging Face layouts and GGUF.  What is fused in the file
- * (q, k and v; gate and up) is described as slices of rows, so that loading knows no architecture. */
+ * One column of names per way of naming: five Hugging Face layouts and GGUF.  What is fused in
+ * the file (q, k and v; gate and up) is described as slices of rows, so that loading knows no
+ * architecture. */
 #include "model/plan.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* plan.h - private to model/: which tensor of a file fills which array of a model, and in what order.
+/* plan.h - private to model/: which tensor of a file fills which array of a model, and in what
+ * order.
  * One list serves reading (weights.c), random models, and writing a Hugging Face folder. */
 #ifndef MODEL_PLAN_H
 #define MODEL_PLAN_H
@@ -7,45 +8,47 @@
 
 /* How a matrix's rows lie in the file's tensor. */
 enum row_order {
-    ROWS_AT,        /* row r is row base + r: whole tensors, and slices of [q; k; v] or [gate; up]     */
-    ROWS_PER_HEAD,  /* GPT-NeoX: (head, which of q k v = base, head_dim)                               */
-    ROWS_PAIRED,    /* GGUF Llama q and k: rotary partners side by side; ours are half a head apart    */
+    ROWS_AT,       /* row r is row base + r: whole tensors, slices of [q; k; v] and [gate; up] */
+    ROWS_PER_HEAD, /* GPT-NeoX: (head, which of q k v = base, head_dim) */
+    ROWS_PAIRED,   /* GGUF Llama q, k: rotary partners adjacent; ours are half a head apart */
 };
 
 /* One destination array.  A vector of n is seen as (n, 1). */
 struct part {
-    struct mat *mat;          /* exactly one of mat and vec is set; both borrowed from the model       */
+    struct mat *mat; /* exactly one of mat and vec is set; both borrowed from the model */
     const float **vec;
     int rows, cols;
-    enum dtype type;          /* of the destination: set by plan_types                                 */
-    bool f32;                 /* a matrix that is kept in F32 whatever was asked for                   */
-    size_t at;                /* byte offset in the arena: set by plan_types                           */
-    char name[128];           /* the tensor in the file                                                */
-    const struct tensor *t;   /* set by plan_resolve                                                   */
-    int t_rows, t_cols;       /* the tensor's whole shape as rows of weights; cols 0 = vector          */
-    bool transposed;          /* the file has (cols, rows) (GPT-2's Conv1D)                            */
+    enum dtype type;        /* of the destination: set by plan_types */
+    bool f32;               /* a matrix that is kept in F32 whatever was asked for */
+    size_t at;              /* byte offset in the arena: set by plan_types */
+    char name[128];         /* the tensor in the file */
+    const struct tensor *t; /* set by plan_resolve */
+    int t_rows, t_cols;     /* the tensor's whole shape as rows of weights; cols 0 = vector */
+    bool transposed;        /* the file has (cols, rows) (GPT-2's Conv1D) */
     enum row_order order;
     int base, head_dim;
-    bool is_norm;             /* a norm's weight: 1 in a random model                                  */
-    bool plus_one;            /* the file has w - 1                                                    */
+    bool is_norm;  /* a norm's weight: 1 in a random model */
+    bool plus_one; /* the file has w - 1 */
 };
 
 struct plan {
-    struct part *part;        /* owned */
+    struct part *part; /* owned */
     int n;
-    size_t bytes;             /* of the arena */
-    int n_fallback;           /* matrices whose columns do not fill the blocks of the type asked for   */
+    size_t bytes;   /* of the arena */
+    int n_fallback; /* matrices whose columns do not fill the blocks of the type asked for */
 };
 
-/* Lists m->cfg's arrays; m->layer must be allocated.  ts may be NULL (nothing to read: HF names). */
+/* Lists m->cfg's arrays; m->layer must be allocated.  ts may be NULL (nothing to read: HF
+ * names). */
 void plan_build(struct plan *p, struct model *m, const struct tensors *ts, bool gguf);
 void plan_free(struct plan *p);
 
-/* Finds every tensor; missing ones, wrong shapes and wrong types are collected into one E_FORMAT. */
+/* Finds every tensor; missing ones, wrong shapes and wrong types are collected into one
+ * E_FORMAT. */
 int plan_resolve(struct plan *p, const struct tensors *ts, struct err *err);
 
-/* Chooses the type of each array and lays them out, 64-byte aligned.  DT_NONE keeps a resolved tensor's
- * type.  E_USAGE if a type would have to be written that only can be read. */
+/* Chooses the type of each array and lays them out, 64-byte aligned.  DT_NONE keeps a resolved
+ * tensor's type.  E_USAGE if a type would have to be written that only can be read. */
 int plan_types(struct plan *p, enum dtype want, struct err *err);
 
 /* Which row of the file's tensor is row r of the part. */

@@ -1,13 +1,15 @@
 /* safetensors.c - the safetensors format: one file, or the shards of a Hugging Face folder.
  *
  *   offset 0      u64, little endian: n, the length of the header
- *   offset 8      header: one JSON object { NAME: {"dtype": "F32", "shape": [2, 3],
- *                 "data_offsets": [b, e]}, ..., "__metadata__": {string: string} }, padded by spaces
+ *   offset 8      header, padded by spaces: one JSON object { NAME: {"dtype": "F32",
+ *                 "shape": [2, 3], "data_offsets": [b, e]}, ...,
+ *                 "__metadata__": {string: string} }
  *   offset 8 + n  data; b and e count from here
  *
- * Invariants of a table that left safetensors_parse: the data ranges follow each other without hole or
- * overlap and end with the file; each range has the bytes that dtype and shape ask for; names are unique.
- * The order of the checks is that of the format's reference implementation; the caps are our own. */
+ * Invariants of a table that left safetensors_parse: the data ranges follow each other without
+ * hole or overlap and end with the file; each range has the bytes that dtype and shape ask for;
+ * names are unique.  The order of the checks is that of the format's reference implementation;
+ * the caps are our own. */
 #include "model/tensors.h"
 
 #include <assert.h>
@@ -42,7 +44,8 @@ static const struct st_type *find_type(const char *name) {
     return NULL;
 }
 
-/* Commas outside strings bound how many values a JSON text holds, hence what parsing it may allocate. */
+/* Commas outside strings bound how many values a JSON text holds, hence what parsing it may
+ * allocate. */
 static size_t count_commas(const char *s, size_t n) {
     size_t commas = 0;
     bool in_string = false;
@@ -187,8 +190,8 @@ static int check_metadata(const json_t *meta, const char *path, struct err *err)
     return 0;
 }
 
-/* Copies the names into one arena and indexes them.  Names are unique within one file; across shards a
- * second one is refused. */
+/* Copies the names into one arena and indexes them.  Names are unique within one file; across
+ * shards a second one is refused. */
 static int index_names(struct tensors *ts, const char *path, struct err *err) {
     size_t total = 0, at = 0;
     for (int i = 0; i < ts->n; i++)

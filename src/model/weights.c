@@ -1,7 +1,8 @@
 /* weights.c - a model file to a struct model: check everything, then copy once into huge pages.
- * Order: configuration, tensor table, plan, shapes, tokenizer, memory - and only then the arena and the
- * copy, so that a bad file costs milliseconds and no memory.  The copy is split by rows over the pool and
- * each row is computed alone, so its bits do not depend on the number of threads. */
+ * Order: configuration, tensor table, plan, shapes, tokenizer, memory - and only then the arena
+ * and the copy, so that a bad file costs milliseconds and no memory.  The copy is split by rows
+ * over the pool and each row is computed alone, so its bits do not depend on the number of
+ * threads. */
 #include "model/model.h"
 
 #include <assert.h>
@@ -95,9 +96,9 @@ static double llama3_divisor(const struct cfg *c, int i, int n) {
     return 1 / ((1 - smooth) / c->rope_factor + smooth);
 }
 
-/* GGUF files of Llama 3 have the finished divisors of the frequencies (rope_freqs.weight) in place of the
- * parameters.  Finds those that give these divisors - all published models have low 1 and high 4 - and
- * refuses what it cannot explain. */
+/* GGUF files of Llama 3 have the finished divisors of the frequencies (rope_freqs.weight) in
+ * place of the parameters.  Finds those that give these divisors - all published models have low
+ * 1 and high 4 - and refuses what it cannot explain. */
 static int explain_rope_freqs(struct cfg *c, const struct tensor *t, const char *path,
                               struct err *err) {
     int n = c->rope_dim / 2;
@@ -290,8 +291,8 @@ static void load(void *arg, int id, int n) {
 
 #define DEVIATION 0.02f
 
-/* n normal numbers, Box-Muller in float and two at a time: a quarter of the time of rng_normal, which is
- * what starting a model of a billion random weights consists of. */
+/* n normal numbers, Box-Muller in float and two at a time: a quarter of the time of rng_normal,
+ * which is what starting a model of a billion random weights consists of. */
 static void random_normals(struct rng *rng, float *out, int n) {
     for (int i = 0; i < n; i += 2) {
         uint64_t bits = rng_u64(rng);
@@ -459,7 +460,8 @@ out:
     return m;
 }
 
-/* Scatters one part into the buffer of the file's tensor; the inverse of loading.  Element types agree. */
+/* Scatters one part into the buffer of the file's tensor; the inverse of loading.  Element types
+ * agree. */
 static void unload(const struct part *p, const char *src, char *dst) {
     size_t elem = (size_t)dtype_info(p->type)->bytes, row = elem * (size_t)p->cols;
     for (int r = 0; r < p->rows; r++) {
@@ -479,8 +481,9 @@ static bool as_stored(const struct part *p) {
     return p->rows == p->t_rows && p->order == ROWS_AT && !p->transposed && !p->plus_one;
 }
 
-/* The file's tensors of a plan, one for all the slices of a fused tensor.  Data is borrowed from the arena
- * where it lies there as it is written; the rest is put together in buffers that are listed in *made. */
+/* The file's tensors of a plan, one for all the slices of a fused tensor.  Data is borrowed from
+ * the arena where it lies there as it is written; the rest is put together in buffers that are
+ * listed in *made. */
 static int collect(const struct plan *p, const char *arena, struct tensor *t, void **made,
                    int *n_made) {
     struct map *seen = map_new((size_t)p->n);

@@ -1,4 +1,5 @@
-/* config.c - any bytes as config.json: a checked configuration that survives a round trip, or one error. */
+/* config.c - any bytes as config.json: a checked configuration that survives a round trip, or
+ * one error. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -147,6 +147,7 @@ static void optional_keys_have_the_reference_defaults(void **state) {
     struct cfg c;
     assert_ok(read_with(&c, "num_key_value_heads", NULL, &err), err);
     assert_int_equal(c.n_kv_head, c.n_head);
+    assert_ok(read_with(&c, "auto_map", "{\"AutoModel\": \"x.py\"}", &err), err); /* ignored */
     assert_ok(read_with(&c, "rope_theta", NULL, &err), err);
     assert_true(c.rope_theta == 10000);
     assert_ok(read_with(&c, "model_type", "\"mistral\"", &err), err);

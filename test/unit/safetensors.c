@@ -255,7 +255,8 @@ static void a_hundred_thousand_tensors_take_a_second_at_most(void **state) {
     buf_free(&b);
 }
 
-/* Sixty megabytes of values that no tensor table needs must not become gigabytes of JSON objects. */
+/* Sixty megabytes of values that no tensor table needs must not become gigabytes of JSON
+ * objects. */
 static void a_header_full_of_values_is_refused_unparsed(void **state) {
     (void)state;
     struct buf h = {0}, b = {0};

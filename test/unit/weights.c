@@ -1,4 +1,5 @@
-/* weights.c - claims about loading: every reference folder, every type, every layout; bad folders. */
+/* weights.c - claims about loading: every reference folder, every type, every layout; bad
+ * folders. */
 #include "testing.h"
 
 #include <math.h>
@@ -229,7 +230,8 @@ static void the_number_of_threads_does_not_change_a_bit(void **state) {
     pool_free(three);
 }
 
-/* --- random models and the way through a folder ------------------------------------------------ */
+/* --- random models and the way through a folder
+ * ------------------------------------------------ */
 
 static void random_weights_are_normal_with_deviation_0_02(void **state) {
     (void)state;
@@ -292,6 +294,8 @@ static void a_written_model_opens_bit_for_bit(void **state) {
                 fail_msg("%s: %s", archs[i], err.msg);
             assert_string_equal(b->cfg.arch, archs[i]);
             assert_int_equal(b->embed.type, types[k]);
+            if (types[k] == DT_F32)
+                assert_int_equal(b->weight_bytes, 4 * cfg_params(&c));
             if (!same_weights(a, b))
                 fail_msg("%s as %s differs", archs[i], dtype_info(types[k])->name);
             model_close(a);
@@ -376,7 +380,8 @@ static void only_float_types_can_be_written(void **state) {
     assert_non_null(strstr(err.msg, "q6_k"));
 }
 
-/* --- bad folders --------------------------------------------------------------------------------- */
+/* --- bad folders
+ * --------------------------------------------------------------------------------- */
 
 static void rewrite_config(const char *key, json_t *value) {
     struct err err = {0};
