@@ -129,8 +129,9 @@ struct list {
 struct queue {
     struct link *link;
     size_t cap;
-    struct node *node;    /* grows by at most 2 per merge: 3n in all */
-    size_t n_node, cap_node;
+    struct node *node;
+    uint32_t n_node, cap_node;
+    uint32_t unused;      /* nodes taken from lists, chained for reuse: they are in cache */
     struct list *list;    /* by rank */
     uint32_t *rank;       /* binary heap of the ranks with a list */
     size_t n_rank, cap_rank;
@@ -216,11 +217,16 @@ static void queue_pair(struct queue *q, const struct tok *t, const int32_t *sym,
         over_push(q, (uint64_t)p->rank << 32 | pos);
         return;
     }
-    if (q->n_node == q->cap_node) {
-        q->cap_node *= 2;
-        q->node = mem_resize(q->node, q->cap_node, sizeof *q->node);
+    uint32_t at = q->unused;
+    if (at != NONE) {
+        q->unused = q->node[at].next;
+    } else {
+        if (q->n_node == q->cap_node) {
+            q->cap_node *= 2;
+            q->node = mem_resize(q->node, q->cap_node, sizeof *q->node);
+        }
+        at = q->n_node++;
     }
-    uint32_t at = (uint32_t)q->n_node++;
     q->node[at] = (struct node){pos, NONE};
     if (b->head == NONE) {
         b->head = at;
@@ -243,7 +249,10 @@ static bool queue_take(struct queue *q, uint32_t *rank, uint32_t *pos) {
         key = q->over[0];
         over_pop(q);
     } else if (b) {
-        b->head = q->node[b->head].next;
+        uint32_t taken = b->head;
+        b->head = q->node[taken].next;
+        q->node[taken].next = q->unused;
+        q->unused = taken;
         if (b->head == NONE)
             rank_pop(q);
     } else {
@@ -264,10 +273,11 @@ static size_t queue_run(struct enc *e, int32_t *sym, size_t n) {
         q->link = mem_resize(q->link, n, sizeof *q->link);
     }
     if (q->cap_node < n) {
-        q->cap_node = n;
+        q->cap_node = (uint32_t)n;
         q->node = mem_resize(q->node, n, sizeof *q->node);
     }
     q->n_node = 0;
+    q->unused = NONE;
     for (uint32_t i = 0; i < n; i++)
         q->link[i] = (struct link){i ? i - 1 : NONE, i + 1 < n ? i + 1 : NONE, NO_RANK, -1};
     for (uint32_t i = 0; i + 1 < n; i++)
@@ -343,10 +353,9 @@ static void emit_unknown(struct enc *e) {
 }
 
 /* Symbols of one character of SentencePiece text: its piece, or its bytes, or none.  Returns their number. */
-static int char_symbols(const struct tok *t, const char *s, int len, int32_t sym[4]) {
-    unsigned char c = (unsigned char)*s;
-    sym[0] = c < 128 ? t->ascii_id[c] : map_get(t->by_piece, s, (size_t)len);
-    if (sym[0] >= 0 && t->piece[sym[0]].kind == PIECE_NORMAL)
+static inline int char_symbols(const struct tok *t, const char *s, int len, int32_t cp, int32_t sym[4]) {
+    sym[0] = cp < 0x10000 ? t->char_id[cp] : map_get(t->by_piece, s, (size_t)len);
+    if (sym[0] >= 0 && (cp < 0x10000 || t->piece[sym[0]].kind == PIECE_NORMAL))
         return 1;
     for (int i = 0; i < len; i++) {
         sym[i] = t->byte_id[(unsigned char)s[i]];
@@ -368,10 +377,11 @@ static void text_word(struct enc *e, const char *s, size_t n) {
         int shown = len;
         if (len == 0) { /* as SentencePiece does */
             c = "\xef\xbf\xbd";
+            cp = 0xfffd;
             shown = 3;
             len = 1;
         }
-        int k = char_symbols(t, c, shown, sym);
+        int k = char_symbols(t, c, shown, cp, sym);
         if (k == 0 || shown != len || (v->n && !may_join(t, v->id[v->n - 1], sym[0]))) {
             stretch(e, v->id, v->n, lo, (size_t)(s - lo));
             v->n = 0;
@@ -382,7 +392,9 @@ static void text_word(struct enc *e, const char *s, size_t n) {
             lo = s + len;
             continue;
         }
-        ids_addn(v, sym, (size_t)k);
+        ids_reserve(v, 4);
+        for (int i = 0; i < k; i++)
+            v->id[v->n++] = sym[i];
         if (shown != len) {
             stretch(e, v->id, v->n, "", 0);
             v->n = 0;

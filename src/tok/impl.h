@@ -135,7 +135,7 @@ struct tok {
     int n_pre;
 
     int32_t byte_id[256];      /* byte-level: the piece of one byte; else the <0xHH> piece; -1 = none */
-    int32_t ascii_id[128];     /* SentencePiece: the piece of one ASCII character, -1 = none          */
+    int32_t *char_id;          /* SentencePiece: the piece of one character below U+10000, -1 = none  */
     struct pair *pair;
     size_t n_pair, pair_mask;  /* table size - 1, a power of two less one */
     uint32_t n_rank;           /* ranks are < n_rank */

@@ -59,45 +59,48 @@ static bool is_inert(int32_t cp) {
            (p->comb_index == UINT16_MAX || p->comb_index < 0x8000);
 }
 
-struct mark {
-    int32_t cp;
-    uint32_t key, at; /* combining class, position */
-};
-
-static int by_class(const void *pa, const void *pb) {
-    const struct mark *a = pa, *b = pb;
-    if (a->key != b->key)
-        return a->key < b->key ? -1 : 1;
-    return a->at < b->at ? -1 : 1;
+static int mark_class(int32_t cp) {
+    return utf8proc_get_property(cp)->combining_class; /* 0..254 */
 }
 
-/* Sorts each run of non-starters by combining class, keeping the order of equals. */
+/* Stable sort by combining class: by insertion where short, else by counting. */
+static void sort_marks(int32_t *cp, size_t n, struct ids *tmp) {
+    if (n <= 16) {
+        for (size_t i = 1; i < n; i++) {
+            int32_t c = cp[i];
+            size_t j = i;
+            for (; j > 0 && mark_class(cp[j - 1]) > mark_class(c); j--)
+                cp[j] = cp[j - 1];
+            cp[j] = c;
+        }
+        return;
+    }
+    size_t at[257] = {0};
+    for (size_t i = 0; i < n; i++)
+        at[mark_class(cp[i]) + 1]++;
+    for (int c = 1; c < 257; c++)
+        at[c] += at[c - 1];
+    tmp->n = 0;
+    ids_reserve(tmp, n);
+    memcpy(tmp->id, cp, n * sizeof *cp);
+    for (size_t i = 0; i < n; i++)
+        cp[at[mark_class(tmp->id[i])]++] = tmp->id[i];
+}
+
+/* Sorts each run of non-starters. */
 static void canonical_order(int32_t *cp, size_t n) {
-    struct mark *m = NULL;
-    size_t cap = 0;
+    struct ids tmp = {0};
     for (size_t i = 0, j; i < n; i = j + 1) {
         bool sorted = true;
-        int last = 0;
-        for (j = i; j < n; j++) {
-            int cc = utf8proc_get_property(cp[j])->combining_class;
-            if (cc == 0)
-                break;
-            sorted = sorted && cc >= last;
-            last = cc;
+        int last = 0, c;
+        for (j = i; j < n && (c = mark_class(cp[j])); j++) {
+            sorted = sorted && c >= last;
+            last = c;
         }
-        if (sorted)
-            continue;
-        if (j - i > cap) {
-            cap = 2 * (j - i);
-            m = mem_resize(m, cap, sizeof *m);
-        }
-        for (size_t k = i; k < j; k++)
-            m[k - i] = (struct mark){cp[k], utf8proc_get_property(cp[k])->combining_class, (uint32_t)k};
-        qsort(m, j - i, sizeof *m, by_class);
-        for (size_t k = i; k < j; k++)
-            cp[k] = m[k - i].cp;
+        if (!sorted)
+            sort_marks(cp + i, j - i, &tmp);
     }
-    free(m);
+    ids_free(&tmp);
 }
 
 /* Appends the form of the valid UTF-8 s[0..n). */
@@ -168,6 +171,23 @@ static void per_char(const struct norm *op, const char *s, size_t n, struct buf 
 
 static void replace(const struct norm *op, const char *s, size_t n, struct buf *out) {
     const char *end = s + n, *hit;
+    if (op->from_len == 1) { /* spaces, everywhere */
+        size_t hits = 0;
+        for (size_t i = 0; i < n; i++)
+            hits += s[i] == op->from[0];
+        buf_reserve(out, n + hits * op->to_len);
+        char *to = out->data + out->len;
+        for (; s < end; s++) {
+            if (*s != op->from[0]) {
+                *to++ = *s;
+                continue;
+            }
+            for (size_t i = 0; i < op->to_len; i++)
+                *to++ = op->to[i];
+        }
+        out->len = (size_t)(to - out->data);
+        return;
+    }
     while (op->from_len && (hit = memmem(s, (size_t)(end - s), op->from, op->from_len))) {
         buf_add(out, s, (size_t)(hit - s));
         buf_add(out, op->to, op->to_len);

@@ -39,8 +39,6 @@ struct tok *vocab_new(const char *path) {
     t->by_piece = map_new(1024);
     for (int i = 0; i < 256; i++)
         t->byte_id[i] = -1;
-    for (int i = 0; i < 128; i++)
-        t->ascii_id[i] = -1;
     return t;
 }
 
@@ -63,6 +61,7 @@ void tok_free(struct tok *t) {
     free(t->added);
     free(t->pair);
     free(t->junction);
+    free(t->char_id);
     free((void *)t->whole);
     free(t->chat_template);
     free(t->path);
@@ -254,13 +253,17 @@ static void spell_bytes(struct tok *t) {
     }
 }
 
-static void spell_text(struct tok *t) {
+static void index_chars(struct tok *t) {
+    t->char_id = mem_array(0x10000, sizeof *t->char_id);
+    memset(t->char_id, -1, 0x10000 * sizeof *t->char_id);
     for (int id = 0; id < t->n_vocab; id++) {
         const struct piece *p = &t->piece[id];
         if (p->kind != PIECE_NORMAL)
             continue;
-        if (p->stored_len == 1 && (unsigned char)p->stored[0] < 128)
-            t->ascii_id[(unsigned char)p->stored[0]] = id;
+        int32_t cp;
+        int len = utf8_next(p->stored, p->stored + p->stored_len, &cp);
+        if (len && (uint32_t)len == p->stored_len && cp < 0x10000)
+            t->char_id[cp] = id;
         if (p->stored_len > t->max_piece)
             t->max_piece = p->stored_len;
     }
@@ -298,7 +301,7 @@ int tok_finish(struct tok *t, struct err *err) {
     if (t->bytes)
         spell_bytes(t);
     else
-        spell_text(t);
+        index_chars(t);
     set_ends(t);
     bpe_junctions(t);
     matcher_build(t);
