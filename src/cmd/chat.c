@@ -3,6 +3,7 @@
  * Answers go to stdout, everything else that is not asked for (warnings, figures) to stderr; escape codes are
  * used on a terminal only.  Lines from a pipe work like lines typed, so that a conversation can be scripted:
  * then the first error becomes the exit status. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +39,7 @@ static bool closes(struct buf *line) {
     return true;
 }
 
-/* A message: one line, or what stands between """ and """. */
+/* A message: one line, or what stands between """ and """, without the line breaks next to them. */
 static enum input_event read_message(struct input *in, struct buf *text) {
     struct buf line = {0};
     enum input_event ev = input_read(in, ">>> ", text);
@@ -47,10 +48,13 @@ static enum input_event read_message(struct input *in, struct buf *text) {
     text->len -= 3;
     memmove(text->data, text->data + 3, text->len);
     bool closed = closes(text);
+    bool first = !text->len;
     while (!closed && (ev = input_read(in, "... ", &line)) == IN_LINE) {
         closed = closes(&line);
-        buf_addc(text, '\n');
+        if (!first && !(closed && !line.len))
+            buf_addc(text, '\n');
         buf_add(text, line.data, line.len);
+        first = false;
     }
     buf_free(&line);
     if (ev == IN_END && text->len)
@@ -134,10 +138,9 @@ static int open_session(struct chat_cmd *c, struct loaded *l, struct session *s,
     if (gen_resolve(&s->gen, l->m, &g, err)) /* bad flags fail before the first message */
         return -1;
     if (s->format == CHAT_NONE) {
-        if (g.n_predict < 0)
-            g.n_predict = s->gen.n_predict = PLAIN_TOKENS;
-        log_warn("%s: no known chat template: it continues your text, at most %d tokens a turn", l->m->path,
-                 g.n_predict);
+        if (s->gen.n_predict == INT_MIN)
+            s->gen.n_predict = PLAIN_TOKENS;
+        log_warn("%s: no known chat template: it continues your text (-n %d)", l->m->path, s->gen.n_predict);
     }
     gen_free(&g);
     return 0;

@@ -39,7 +39,7 @@ int cmd_init(int argc, char **argv) {
     const struct cmd_help h = {
         "init SHAPE --out DIR [options]",
         "Writes config.json and model.safetensors of a model with random weights.\n"
-        "Shapes: 168m, llama-1b, gpt2, qwen-0.5b, tiny.  There is no tokenizer: use it with --ids and bench.",
+        "Shapes: 168m, llama-1b, gpt2, qwen-0.5b, tiny.  It has no tokenizer: use --ids.",
         &help};
     if (cmd_parse(&h, table, argc, argv, &rest, &err) || help)
         goto out;

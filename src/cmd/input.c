@@ -112,6 +112,8 @@ static int read_char(EditLine *el, wchar_t *out) {
             continue; /* a resized window, for one */
         if (got <= 0)
             return got < 0 ? -1 : 0;
+        if (n == 0 && bytes[0] == '\0')
+            bytes[0] = 'D' & 0x1f; /* Ctrl-D typed ahead, while lines were read whole, arrives as NUL */
         n++;
         mbstate_t state = {0};
         size_t len = mbrtowc(out, bytes, n, &state);
@@ -174,6 +176,7 @@ static enum input_event read_terminal(struct input *in, const char *prompt, stru
     int n = 0;
     in->prompt = prompt;
     el_resize(in->el);
+    el_set(in->el, EL_PREP_TERM, 1); /* before the prompt: keys typed at once belong to the editor */
     const char *s = el_gets(in->el, &n);
     if (*in->interrupted) {
         const LineInfo *li = el_line(in->el);

@@ -223,7 +223,7 @@ int eval_ppl(int argc, char **argv, struct err *err) {
     };
     const struct cmd_help h = {
         "eval ppl MODEL --text FILE [options]",
-        "Prints perplexity, negative log-likelihood per token and bits per byte of a text.", &c.help};
+        "Prints perplexity, nats per token and bits per byte of a text.", &c.help};
     if (cmd_parse(&h, table, argc, argv, &rest, err) || c.help)
         return 0;
     if (cmd_model(&c.load.model, argc, argv, &rest, err) || cmd_no_more(argc, argv, rest, err))

@@ -167,7 +167,7 @@ int cmd_run(int argc, char **argv) {
     };
     const struct cmd_help h = {
         "run MODEL [PROMPT] [options]",
-        "Continues a prompt, or with --chat answers it.  The text goes to standard output.", &c.help};
+        "Continues a prompt, or with --chat answers it.", &c.help};
     if (!cmd_parse(&h, table, argc, argv, &rest, &err) && !c.help)
         run(&c, argc, argv, rest, &err);
     return cmd_fail(&err);

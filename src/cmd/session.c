@@ -60,14 +60,32 @@ static void drop_oldest_turn(struct session *s) {
 
 /* -- one turn ---------------------------------------------------------------------------------------------- */
 
+/* Without a chat format the conversation is one text: an answer goes on where the user's text ended, so that
+ * the model sees what it wrote as it wrote it and its KV is found again. */
+static int encode_plain(const struct session *s, struct ids *out, struct err *err) {
+    struct buf b = {0};
+    if (s->system)
+        buf_printf(&b, "%s\n", s->system);
+    for (int i = 0; i < s->n; i++) {
+        if (i > 0 && !strcmp(s->msg[i].role, "user") && b.len && b.data[b.len - 1] != '\n')
+            buf_addc(&b, '\n');
+        buf_adds(&b, s->msg[i].text);
+    }
+    int rc = chat_encode(CHAT_NONE, s->l->m->tok, &(struct chat_msg){"user", buf_str(&b)}, 1, out, err);
+    buf_free(&b);
+    return rc;
+}
+
 static int encode(const struct session *s, struct ids *out, struct err *err) {
+    out->n = 0;
+    if (s->format == CHAT_NONE)
+        return encode_plain(s, out, err);
     struct chat_msg *m = mem_array((size_t)s->n + 1, sizeof *m);
     int n = 0;
     if (s->system)
         m[n++] = (struct chat_msg){"system", s->system};
     for (int i = 0; i < s->n; i++)
         m[n++] = (struct chat_msg){s->msg[i].role, s->msg[i].text};
-    out->n = 0;
     int rc = chat_encode(s->format, s->l->m->tok, m, n, out, err);
     free(m);
     return rc;
@@ -91,12 +109,11 @@ static int encode_to_fit(struct session *s, int n_predict, struct ids *out, stru
 
 static void print_stats(const struct session *s, const struct answer *a) {
     const struct usage *u = &a->usage;
-    fprintf(stderr,
-            "%s[%d tokens, %.1f/s; prompt %d, %d reused, %.1f/s; KV %.2f of %.2f MiB; resident %.1f MiB%s]%s\n",
+    fprintf(stderr, "%s[%d tokens, %.1f/s; prompt %d (%d reused), %.1f/s; KV %.2f/%.2f MiB; memory %.1f MiB%s]%s\n",
             s->colour ? "\033[2m" : "", u->n_out, answer_decode_rate(a), u->n_prompt, u->n_cached,
             answer_prompt_rate(a), (double)engine_kv_held(s->l->e) / (1 << 20),
             (double)engine_kv_bytes(s->l->e) / (1 << 20), (double)mem_resident() / (1 << 20),
-            u->why == FIN_LENGTH      ? "; cut off by length"
+            u->why == FIN_LENGTH      ? "; cut off"
             : u->why == FIN_CANCELLED ? "; stopped"
                                       : "",
             s->colour ? "\033[0m" : "");
@@ -143,8 +160,8 @@ static int answer(struct session *s, struct err *err) {
     if ((dropped = encode_to_fit(s, g.n_predict, &ids, err)) < 0)
         goto out;
     if (dropped)
-        log_warn("the context of %d tokens is full: forgot the oldest %s%d turn%s", engine_ctx(s->l->e),
-                 dropped == 1 ? "" : "of the turns, ", dropped, dropped == 1 ? "" : "s");
+        log_warn("the context of %d tokens is full: forgot the %d oldest turn%s", engine_ctx(s->l->e), dropped,
+                 dropped == 1 ? "" : "s");
     if (gen_answer(s->l, &ids, &g, !s->json, s->interrupted, &a, err))
         goto out;
     bool nothing = a.usage.why == FIN_CANCELLED && !a.ids.n;

@@ -129,7 +129,7 @@ int cmd_show(int argc, char **argv) {
     const struct opt table[] = {OPTS_MODEL(&model), OPTS_JSON(&json), OPTS_HELP(&help), OPTS_END};
     const struct cmd_help h = {
         "show MODEL [--json]",
-        "Prints architecture, size, bytes per weight, KV bytes per token, tokenizer; loads no weights.", &help};
+        "Prints architecture, size, bytes per weight, KV bytes per token and tokenizer.", &help};
     if (cmd_parse(&h, table, argc, argv, &rest, &err) || help ||
         cmd_model(&model, argc, argv, &rest, &err) || cmd_no_more(argc, argv, rest, &err) ||
         model_peek(model, &info, &err))

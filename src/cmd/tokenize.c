@@ -125,7 +125,7 @@ int cmd_detokenize(int argc, char **argv) {
     };
     const struct cmd_help h = {
         "detokenize MODEL [options] < IDS",
-        "Prints the exact bytes of token ids, given as a JSON array or separated by white space.", &help};
+        "Prints the exact bytes of token ids: a JSON array, or separated by white space.", &help};
     if (cmd_parse(&h, table, argc, argv, &rest, &err) || help ||
         cmd_model(&model, argc, argv, &rest, &err) || cmd_no_more(argc, argv, rest, &err))
         goto out;

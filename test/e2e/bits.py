@@ -1,0 +1,85 @@
+"""bits.py - batch invariance, seen from outside: the same bytes whatever the chunk, the thread count, the turn."""
+
+import os
+
+from harness import claim, data, environment, ids_text, load, main, pumice, tmp
+
+LEVELS = ["ref", "avx2", "avx512", "vnni", "bf16"]
+CHUNKS = [1, 7, 16, 64, 1000]
+
+
+def levels():
+    """Those that this processor has: the others are refused with exit status 2."""
+    out = []
+    for isa in LEVELS:
+        r = pumice("tokenize", data("models", "stories260K"), "-p", "x", env=environment(PUMICE_ISA=isa), status=None)
+        assert r.status in (0, 2), r.err
+        if r.status == 0:
+            out.append(isa)
+    assert "ref" in out
+    return out
+
+
+def logits(model, *flags, isa=None):
+    ids = load("reference", "gpt2", "ref", "ids.json")["prompts"][3]  # 64 ids below 512
+    path = tmp("bits.npy")
+    if os.path.exists(path):
+        os.remove(path)
+    pumice("eval", "logits", model, "--ids", ids_text(ids), "--out", path, *flags, env=environment(PUMICE_ISA=isa),
+           spread=True)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def same_for_every_chunk_and_thread_count(model, dtype, isa):
+    first = None
+    for threads in [1, 2]:
+        for chunk in CHUNKS:
+            got = logits(model, "--dtype", dtype, "--chunk", chunk, "-t", threads, isa=isa)
+            first = first or got
+            assert got == first, f"{model}: {dtype} {isa}: chunk {chunk} on {threads} threads differs"
+    return first
+
+
+@claim
+def chunk_and_threads_never_change_a_bit_in_any_dtype_at_any_level():
+    model = data("gguf", "llama-k256.BF16.gguf")
+    for isa in levels():
+        seen = {d: same_for_every_chunk_and_thread_count(model, d, isa)
+                for d in ["f32", "bf16", "q8_0", "q4_0", "native"]}
+        assert seen["native"] == seen["bf16"], f"{isa}: native of a BF16 file is not bf16"
+        assert len(set(seen.values())) == 4, f"{isa}: two dtypes give the same logits: is one ignored?"
+
+
+@claim
+def block_types_of_files_hold_it_too():
+    for t in ["Q4_0", "Q8_0", "Q4_K_M"]:
+        for isa in levels():
+            same_for_every_chunk_and_thread_count(data("gguf", f"llama-k256.{t}.gguf"), "native", isa)
+
+
+@claim
+def every_architecture_holds_it_too():
+    for name in ["gpt2", "phi", "llama-gqa-tied", "llama3-rope", "llama-linear-rope-bias", "mistral", "qwen2"]:
+        same_for_every_chunk_and_thread_count(data("reference", name), "native", None)
+
+
+@claim
+def an_unknown_level_is_refused_by_name():
+    r = pumice("show", data("models", "stories260K"), env=environment(PUMICE_ISA="sse9"), status=2)
+    assert "sse9" in r.err, r.err
+
+
+@claim
+def batch_size_and_threads_never_change_an_answer():
+    model = data("models", "stories260K")
+    seen = set()
+    for threads in [1, 2]:
+        for batch in [1, 5, 64]:
+            got = pumice("run", model, "-p", "Once upon a time, there was a red fox", "-n", 40, "-s", 7, "--temp", 1,
+                         "-t", threads, "-b", batch, "--json", spread=True).json
+            seen.add((tuple(got["ids"]), got["text"]))
+    assert len(seen) == 1, seen
+
+
+main()

@@ -1,0 +1,450 @@
+"""cli.py - the contract of every command: output that scripts read, and one clear line for every refusal."""
+
+import json
+import os
+import struct
+import subprocess
+
+from harness import (BIN, claim, data, environment, load, main, pumice, read_npy, refuses, tmp)
+
+PROMPT = "Once upon a time"
+
+
+def model():
+    return data("models", "stories260K")
+
+
+# -- help and commands ------------------------------------------------------------------------------------------
+
+@claim
+def help_names_every_command_and_each_has_its_own():
+    text = pumice("--help").out
+    for name in ["chat", "run", "tokenize", "detokenize", "show", "eval", "init", "bench", "doctor"]:
+        assert f"\n  {name} " in text, name
+        assert pumice(name, "--help").out.startswith("usage: pumice " + name), name
+    assert pumice("help", "run").out == pumice("run", "--help").out
+    assert pumice("eval", "ppl", "--help").out.startswith("usage: pumice eval ppl")
+    assert pumice("--version").out.startswith("pumice ")
+
+
+@claim
+def help_fits_80_columns():
+    for args in [["--help"], ["run", "--help"], ["chat", "--help"], ["show", "--help"], ["tokenize", "--help"],
+                 ["detokenize", "--help"], ["init", "--help"], ["eval", "ppl", "--help"], ["eval", "logits", "--help"]]:
+        for line in pumice(*args).out.split("\n"):
+            assert len(line) <= 80, line
+
+
+@claim
+def a_wrong_command_is_refused_with_the_nearest_name():
+    refuses(2, "unknown command 'chta'; did you mean 'chat'?", "chta")
+    refuses(2, "did you mean 'tokenize'?", "tokenise")
+    refuses(2, "unknown command 'frobnicate'", "frobnicate")
+    refuses(2, "unknown command 'xyz'", "help", "xyz")
+    pumice(status=2)
+    refuses(2, "'foo' is not ppl or logits", "eval", "foo")
+
+
+@claim
+def unknown_flags_and_bad_values_are_named():
+    for cmd in [["run"], ["chat"], ["show"], ["tokenize"], ["detokenize"], ["eval", "ppl"], ["eval", "logits"],
+                ["init"]]:
+        refuses(2, "unknown option '--larosa-sparsity'", *cmd, model(), "--larosa-sparsity", "0.4")
+    for flags, part in [(["--temp", "hot"], "--temp: 'hot' is not a number"), (["--temp", "-1"], "--temp: -1"),
+                        (["--top-p", "1.5"], "--top-p: 1.5 is not in 0..1"), (["-n", "1x"], "-n: '1x'"),
+                        (["-n", "-2"], "-n: -2 is not in"), (["--threads", "99999"], "--threads: 99999"),
+                        (["--dtype", "q3"], "--dtype: 'q3'"), (["--dtype", "q4_k"], "--dtype: 'q4_k'"),
+                        (["-ctk", "q8_0"], "--kv-dtype: 'q8_0'"), (["--seed", "1e3"], "--seed: '1e3'"),
+                        (["--logit-bias", "5"], "--logit-bias: '5'"),
+                        (["--logit-bias", "99999+1"], "99999 is outside the vocabulary of 512"),
+                        (["--logit-bias", "5+x"], "--logit-bias: '+x'"), (["--stop", ""], "--stop: the text is empty"),
+                        (["--logprobs", "3"], "--logprobs needs --json"),
+                        (["--logprobs", "21", "--json"], "--logprobs: 21 is not in 0..20"),
+                        (["--chat-template", "foo", "--chat"], "--chat-template: 'foo'"),
+                        (["-sys", "x"], "need --chat"), (["--temp"], "--temp: needs a value"),
+                        (["--json=1"], "--json: takes no value")]:
+        refuses(2, part, "run", model(), "-p", PROMPT, *flags)
+
+
+# -- models ------------------------------------------------------------------------------------------------------
+
+@claim
+def a_model_that_is_not_there_or_no_model_is_one_clear_error():
+    empty = tmp("empty")
+    os.makedirs(empty, exist_ok=True)
+    garbage = tmp("garbage.gguf")
+    with open(garbage, "wb") as f:
+        f.write(b"GGUF" + bytes(range(200)))
+    for cmd in [["run", "-p", "x"], ["chat", "--message", "x"], ["show"], ["tokenize", "-p", "x"],
+                ["detokenize", "--ids", "1"], ["eval", "ppl", "--text", __file__],
+                ["eval", "logits", "--ids", "1", "--out", tmp("x.npy")]]:
+        refuses(4, "/nonexistent/model", *cmd, "-m", "/nonexistent/model")
+        r = pumice(*cmd, "-m", empty, status=None)
+        assert r.status in (3, 4) and empty in r.err and r.err.count("\n") == 1, (cmd, r.status, r.err)
+        refuses(3, garbage, *cmd, "-m", garbage)
+        refuses(2, "no model given", *cmd)
+    assert not os.path.exists(tmp("x.npy"))
+
+
+@claim
+def a_model_is_positional_or_a_flag():
+    a = pumice("run", model(), "-p", PROMPT, "-n", 5, "--temp", 0, "--json").json
+    b = pumice("run", "-m", model(), PROMPT, "-n", "5", "--temp", "0", "--json").json
+    c = pumice("run", "--model", model(), *PROMPT.split(), "--n-predict=5", "--temp=0", "--json").json
+    assert a["ids"] == b["ids"] == c["ids"]
+    refuses(2, "unexpected argument 'extra'", "show", model(), "extra")
+
+
+# -- run ----------------------------------------------------------------------------------------------------------
+
+@claim
+def run_json_has_the_documented_keys():
+    j = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "--json").json
+    ref = load("models", "stories260K", "ref", "ref.json")
+    assert j["ids"] == ref["greedy"][:12]
+    assert j["finish_reason"] == "length"
+    assert j["usage"] == {"prompt_tokens": len(ref["ids"]), "cached_tokens": 0, "completion_tokens": 12,
+                          "total_tokens": len(ref["ids"]) + 12}
+    t = j["timings"]
+    assert t["prompt_ms"] > 0 and t["predicted_ms"] > 0 and t["peak_memory_bytes"] > 1 << 20
+    assert t["predicted_per_second"] > 0 and t["prompt_per_second"] > 0
+
+
+@claim
+def ids_are_used_as_they_are():
+    ref = load("models", "stories260K", "ref", "ref.json")
+    j = pumice("run", model(), "--ids", json.dumps(ref["ids"]), "--n", 16, "--temp", 0, "--json").json
+    assert j["ids"] == ref["greedy"][:16]
+    assert j["usage"]["prompt_tokens"] == len(ref["ids"])
+    refuses(2, "--ids: 'x' is not a token id", "run", model(), "--ids", "1,x,3")
+    refuses(2, "--ids: '-5' is not a token id", "run", model(), "--ids", "1,-5")
+    refuses(2, "is not a token id", "run", model(), "--ids", "1,99999999999")
+    refuses(2, "--ids: no token ids", "run", model(), "--ids", "")
+    refuses(2, "512 is outside the vocabulary of 512", "run", model(), "--ids", "1,512")
+
+
+@claim
+def the_prompt_comes_from_flag_words_file_or_stdin_alike():
+    path = tmp("prompt.txt")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(PROMPT + "\n")
+    flags = ["-n", "8", "--temp", "0", "--json"]
+    want = pumice("run", model(), "-p", PROMPT, *flags).json["ids"]
+    assert pumice("run", model(), "-f", path, *flags).json["ids"] == want
+    assert pumice("run", model(), *flags, stdin=PROMPT.encode()).json["ids"] == want
+    assert pumice("run", model(), *flags, stdin=PROMPT.encode() + b"\n").json["ids"] == want
+    assert pumice("run", model(), "-f", "-", *flags, stdin=PROMPT.encode()).json["ids"] == want
+    refuses(2, "more than one prompt", "run", model(), "-p", "a", "-f", path)
+    refuses(4, "/nonexistent/p", "run", model(), "-f", "/nonexistent/p")
+
+
+@claim
+def an_empty_prompt_without_bos_is_refused():
+    refuses(2, "the prompt is empty", "run", data("reference", "gpt2"), "-p", "")
+
+
+@claim
+def invalid_utf8_in_a_file_is_replaced_with_a_warning():
+    path = tmp("bad.txt")
+    with open(path, "wb") as f:
+        f.write(b"Once \xff upon \xe2\x82 a time \xed\xa0\x80")
+    r = pumice("run", model(), "-f", path, "-n", 4, "--temp", 0, "--json")
+    assert f"{path}: not valid UTF-8: 5 parts replaced by U+FFFD" in r.err, r.err
+    good = pumice("run", model(), "-p", "Once \ufffd upon \ufffd a time \ufffd\ufffd\ufffd", "-n", 4, "--temp", 0, "--json")
+    assert r.json["ids"] == good.json["ids"] and good.err == ""
+
+
+@claim
+def text_goes_to_stdout_and_figures_to_stderr():
+    r = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0)
+    j = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "--json").json
+    assert r.out == j["text"] + "\n", (r.out, j["text"])
+    assert r.err.startswith("pumice: prompt 5 tokens in ") and "peak memory" in r.err, r.err
+    q = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "-q")
+    assert q.out == r.out and q.err == ""
+
+
+@claim
+def same_seed_same_text_and_a_fresh_seed_is_reported():
+    flags = ["run", model(), "-p", PROMPT, "-n", 30, "--temp", 1.2, "--json"]
+    a, b = pumice(*flags, "-s", 5).json, pumice(*flags, "-s", 5).json
+    assert a["ids"] == b["ids"] and a["seed"] == 5
+    assert pumice(*flags, "-s", 6).json["ids"] != a["ids"]
+    c, d = pumice(*flags).json, pumice(*flags).json
+    assert c["seed"] != d["seed"]
+    assert pumice(*flags, "-s", c["seed"]).json["ids"] == c["ids"]
+
+
+@claim
+def sampling_flags_reach_the_sampler():
+    flags = ["run", model(), "-p", PROMPT, "-n", 20, "-s", 3, "--temp", 1.5, "--json"]
+    greedy = pumice("run", model(), "-p", PROMPT, "-n", 20, "--temp", 0, "--json").json["ids"]
+    loose = pumice(*flags, "--top-k", 0, "--top-p", 1, "--min-p", 0).json["ids"]
+    assert loose != greedy
+    for narrow in [["--top-k", 1], ["--top-p", 0.0001], ["--min-p", 1]]:
+        off = {"--top-k": 0, "--top-p": 1, "--min-p": 0}
+        off.update([narrow])
+        args = [x for pair in off.items() for x in pair]
+        assert pumice(*flags, *args).json["ids"] == greedy, narrow
+    base = ["run", model(), "-p", PROMPT, "-n", 40, "--temp", 0, "--json"]
+    plain = pumice(*base).json["ids"]
+    for change in [["--repeat-penalty", 2, "--repeat-last-n", -1], ["--presence-penalty", 2],
+                   ["--frequency-penalty", 2]]:
+        got = pumice(*base, *change).json["ids"]
+        assert len(set(got)) > len(set(plain)), f"{change} does not weaken repeats"
+    assert pumice(*base, "--logit-bias", "400+100").json["ids"] == [400] * 40
+    banned = plain[0]
+    assert pumice(*base, "--logit-bias", f"{banned}-inf").json["ids"][0] != banned
+    assert pumice(*base, "--logit-bias", f"{banned}-100").json["ids"][0] != banned
+
+
+@claim
+def an_answer_ends_before_a_stop_string():
+    base = ["run", model(), "-p", PROMPT, "-n", 40, "--temp", 0, "--json"]
+    text = pumice(*base).json["text"]
+    j = pumice(*base, "--stop", "Lily").json
+    assert j["text"] == text[:text.index("Lily")] and j["finish_reason"] == "stop", j
+    j = pumice(*base, "--reverse-prompt", "zzz", "-r", r"\x4cily").json
+    assert j["text"] == text[:text.index("Lily")]
+
+
+@claim
+def eos_ends_an_answer_unless_ignored():
+    mistral = data("reference", "mistral")
+    ids = load("reference", "mistral", "ref", "ids.json")["prompts"][2]
+    want = load("reference", "mistral", "ref", "ref.json")["prompts"][2]["greedy"]
+    j = pumice("run", mistral, "--ids", ids[0], "-n", 16, "--temp", 0, "--json").json
+    assert j["ids"] == want[:want.index(2)] and j["finish_reason"] == "stop"
+    j = pumice("run", mistral, "--ids", ids[0], "-n", 16, "--temp", 0, "--json", "--ignore-eos").json
+    assert j["ids"] == want and j["finish_reason"] == "length"
+
+
+@claim
+def logprobs_are_those_of_the_logits():
+    import math
+    ref = load("models", "stories260K", "ref", "ref.json")
+    j = pumice("run", model(), "--ids", json.dumps(ref["ids"]), "-n", 3, "--temp", 0, "--logprobs", 4, "--json").json
+    pumice("eval", "logits", model(), "--ids", json.dumps(ref["ids"]), "--out", tmp("l.npy"))
+    rows, cols, v = read_npy(tmp("l.npy"))
+    row = v[(rows - 1) * cols:]
+    z = math.log(math.fsum(math.exp(x) for x in row))
+    best = sorted(range(cols), key=lambda i: (-row[i], i))[:4]
+    first = j["logprobs"][0]
+    assert len(j["logprobs"]) == 3 and first["id"] == j["ids"][0] == best[0]
+    assert [t["id"] for t in first["top"]] == best
+    for t in first["top"]:
+        assert abs(t["logprob"] - (row[t["id"]] - z)) < 1e-4, t
+    assert bytes(first["bytes"]).decode() == first["token"]
+
+
+@claim
+def a_prompt_longer_than_the_context_is_refused():
+    ids = ",".join(["403"] * 600)
+    refuses(2, "600 tokens", "run", model(), "--ids", ids)
+    refuses(2, "600 tokens", "eval", "logits", model(), "--ids", ids, "--out", tmp("x.npy"))
+    refuses(2, "context", "run", model(), "--ids", "1,2,3,4,5,6,7,8,9", "-c", 8)
+    refuses(2, "context", "run", data("reference", "gpt2"), "--ids", "1,2", "-c", 4096)
+    j = pumice("run", model(), "--ids", ",".join(["403"] * 500), "--temp", 0, "--ignore-eos", "--json").json
+    assert j["finish_reason"] == "length" and j["usage"]["total_tokens"] in (511, 512, 513), j["usage"]
+
+
+@claim
+def a_closed_pipe_is_not_an_error():
+    for args in [["run", model(), "-p", PROMPT, "--temp", "0", "--ignore-eos", "-n", "400"], ["show", model()]]:
+        p = subprocess.Popen([BIN, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        p.stdout.close()
+        err = p.stderr.read()
+        assert p.wait(30) == 0, (p.returncode, err)
+        assert b"pumice: standard output" not in err, err
+    r = subprocess.run(f'"{BIN}" show "{model()}" >&-', shell=True, capture_output=True, env=environment(), timeout=30)
+    assert r.returncode == 0, r.stderr
+
+
+@claim
+def a_full_disk_on_stdout_is_an_error():
+    for args in [["run", model(), "-p", PROMPT, "-n", "4"], ["show", model()], ["show", model(), "--json"],
+                 ["tokenize", model(), "-p", "a"]]:
+        with open("/dev/full", "wb") as full:
+            p = subprocess.run([BIN, *args], stdout=full, stderr=subprocess.PIPE, env=environment(), timeout=30)
+        assert p.returncode == 4 and b"standard output" in p.stderr, (args, p.returncode, p.stderr)
+
+
+@claim
+def run_chat_wraps_the_prompt_as_a_message():
+    m = data("reference", "qwen2")
+    flags = ["-n", "4", "--temp", "0", "--json", "-q"]
+    plain = pumice("run", m, "-p", "hi", *flags).json["usage"]["prompt_tokens"]
+    chat = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "none", *flags)
+    assert chat.json["usage"]["prompt_tokens"] == plain and "plain text" in chat.err
+    longer = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "chatml", "-sys", "be kind", *flags, status=None)
+    assert longer.status in (0, 3), longer.err
+    if longer.status == 0:
+        assert longer.json["usage"]["prompt_tokens"] > plain + 2
+
+
+# -- tokenize, detokenize -------------------------------------------------------------------------------------------
+
+@claim
+def tokenize_and_detokenize_agree_on_every_case_of_every_tokenizer():
+    for name in ["gpt2", "llama-2", "llama-3", "qwen2.5", "phi-2", "smollm2"]:
+        path = data("tokenizers", name)
+        cases = [c for c in load("tokenizers", name, "cases.json")["cases"] if "\0" not in c["text"]]
+        # a process a case would be slow: three hard ones here, the rest is test/unit/tok.c
+        for c in sorted(cases, key=lambda c: -len(set(c["text"])))[:3]:
+            flags = ["--special"] if c.get("special") else []
+            ids = pumice("tokenize", path, "--json", *flags, stdin=c["text"].encode()).json
+            assert ids == c["ids"], f"{name}: {c['text']!r}: {ids}"
+            text = pumice("detokenize", path, *flags, stdin=json.dumps(ids).encode()).raw
+            if "decoded" in c:
+                assert text.decode("utf-8", "replace") == c["decoded"], f"{name}: {c['text']!r}: {text!r}"
+
+
+@claim
+def tokenize_prints_ids_json_or_pieces():
+    ids = load("models", "stories260K", "ref", "ref.json")["ids"]
+    assert pumice("tokenize", model(), "--json", "--bos", stdin=PROMPT.encode()).json == ids
+    assert pumice("tokenize", model(), "--json", stdin=PROMPT.encode()).json == ids[1:]
+    assert pumice("tokenize", model(), "-p", PROMPT).out == " ".join(map(str, ids[1:])) + "\n"
+    pieces = pumice("tokenize", model(), "--pieces", "-p", PROMPT).out.strip("\n").split("\n")
+    assert [int(p.split("\t")[0]) for p in pieces] == ids[1:]
+    assert "".join(p.split("\t")[1] for p in pieces).replace("\u2581", " ").strip() == PROMPT
+    gguf = data("models", "stories260K.gguf")
+    assert pumice("tokenize", gguf, "--json", stdin=PROMPT.encode()).json == ids[1:]
+    assert pumice("tokenize", model(), "--json", stdin=b"").json == []
+    refuses(2, "exclude each other", "tokenize", model(), "--json", "--pieces", "-p", "x")
+
+
+@claim
+def detokenize_takes_json_or_white_space_and_gives_the_exact_bytes():
+    text = 'Tom said, "I\'m 7 years old."  Caf\u00e9 \u2116 5 \U0001f642\n\ttab'.encode()
+    path = data("tokenizers", "gpt2")
+    ids = pumice("tokenize", path, "--json", stdin=text).json
+    assert pumice("detokenize", path, stdin=json.dumps(ids).encode()).raw == text
+    assert pumice("detokenize", path, stdin=" ".join(map(str, ids)).encode() + b"\n").raw == text
+    assert pumice("detokenize", path, "--ids", ",".join(map(str, ids))).raw == text
+    assert pumice("detokenize", path, stdin=b"[]").raw == b""
+    assert pumice("detokenize", path, "--ids", "50256").raw == b""
+    assert pumice("detokenize", path, "--ids", "50256", "--special").raw == b"<|endoftext|>"
+    refuses(3, "standard input: 'x' is not a token id", "detokenize", path, stdin=b"[1, x]")
+    refuses(3, "has a NUL byte", "detokenize", path, stdin=b"1 \0 2")
+    r = pumice("detokenize", path, stdin=b"[999999]", status=3)
+    assert "999999" in r.err, r.err
+
+
+# -- show, eval, init --------------------------------------------------------------------------------------------------
+
+@claim
+def show_tells_what_the_model_is():
+    j = pumice("show", model(), "--json").json
+    ref = load("models", "stories260K", "config.json")
+    assert j["architecture"] == "llama" and j["shape"]["vocabulary"] == 512
+    assert j["shape"]["layers"] == ref["num_hidden_layers"] and j["shape"]["context"] == 512
+    dim = ref["hidden_size"] // ref["num_attention_heads"] * ref["num_key_value_heads"]
+    assert j["kv_bytes_per_token"] == {"f16": 2 * 5 * dim * 2, "f32": 2 * 5 * dim * 4}
+    assert j["weights"]["bytes_per_weight"] == 4 and list(j["weights"]["bytes_by_type"]) == ["f32"]
+    with open(os.path.join(model(), "model.safetensors"), "rb") as f:
+        n = struct.unpack("<Q", f.read(8))[0]
+        head = json.loads(f.read(n))
+    count = 0
+    for name, t in head.items():
+        if name != "__metadata__":
+            k = 1
+            for d in t["shape"]:
+                k *= d
+            count += k
+    assert j["weights"]["parameters"] == count == j["weights"]["parameters_of_shape"]
+    assert j["bos"] == 1 and j["eos"] == [2] and j["tokenizer"]["adds_bos"] is True
+    text = pumice("show", model()).out
+    for part in ["architecture", "parameters", "per weight", "KV per token", "context", "tokenizer", "chat template"]:
+        assert part in text, part
+    q = pumice("show", data("gguf", "llama-k256.Q4_0.gguf"), "--json").json
+    assert 0.5 < q["weights"]["bytes_per_weight"] < 0.6 and "q4_0" in q["weights"]["bytes_by_type"]
+
+
+@claim
+def eval_logits_writes_a_file_or_nothing():
+    out = tmp("logits.npy")
+    pumice("eval", "logits", model(), "--ids", "1,403,407", "--out", out)
+    assert read_npy(out)[:2] == (3, 512)
+    refuses(2, "give --ids", "eval", "logits", model(), "--out", out)
+    refuses(2, "give --out", "eval", "logits", model(), "--ids", "1")
+    refuses(4, "/nonexistent/", "eval", "logits", model(), "--ids", "1", "--out", "/nonexistent/x.npy")
+    before = open(out, "rb").read()
+    refuses(2, "600", "eval", "logits", model(), "--ids", "1,600", "--out", out)
+    assert open(out, "rb").read() == before
+    assert [f for f in os.listdir(os.path.dirname(out)) if ".tmp-" in f] == []
+
+
+@claim
+def eval_ppl_windows_count_every_token_once():
+    path = tmp("text.txt")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("Once upon a time, there was a little cat named Tom. " * 80)
+    n = len(pumice("tokenize", model(), "--json", "-f", path).json)
+    size = os.path.getsize(path)
+    for ctx in [64, 512]:
+        j = pumice("eval", "ppl", model(), "--text", path, "-c", ctx, "--json").json
+        assert j["tokens"] == n and j["bos"] is True, (j, n)
+        assert abs(j["bytes"] - size) <= 1, (j["bytes"], size)
+        assert j["sequences"] == -(-n // (ctx - 1)) and j["context"] == ctx
+        assert 0.9 < j["nll_per_token"] * j["tokens"] / 0.6931471805599453 / j["bytes"] / j["bits_per_byte"] < 1.1
+    gpt2 = data("reference", "gpt2")
+    n = len(pumice("tokenize", gpt2, "--json", "-f", path).json)
+    j = pumice("eval", "ppl", gpt2, "--text", path, "-c", 100, "--json").json
+    assert j["bos"] is False and j["tokens"] == n - -(-n // 100), (j, n)
+    refuses(2, "--ctx-size: 513", "eval", "ppl", model(), "--text", path, "-c", 513)
+
+
+@claim
+def eval_ppl_documents_are_split_stripped_and_scored_alone():
+    a, b = "Once upon a time there was a cat.", "One day Tom went to the park."
+    path = tmp("docs.txt")
+
+    def score(text, *flags):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return pumice("eval", "ppl", model(), "--text", path, "--json", *flags).json
+
+    one, two = score(a, "--docs", "|"), score(b, "--docs", "|")
+    for sep, flag in [("|", "|"), ("\n\n", r"\n\n"), ("<|endoftext|>", "<|endoftext|>"), ("\t", r"\x09")]:
+        both = score(f"{sep}  \n{a}\n {sep}{sep} {b} {sep}\n", "--docs", flag)
+        assert both["sequences"] == 2 and both["tokens"] == one["tokens"] + two["tokens"], both
+        want = one["nll_per_token"] * one["tokens"] + two["nll_per_token"] * two["tokens"]
+        assert abs(both["nll_per_token"] * both["tokens"] - want) < 1e-6 * want
+        assert both["bytes"] == len(a) + len(b)
+    assert score(f"{a}|{b}", "--docs", "|", "--limit", 1)["tokens"] == one["tokens"]
+    cut = score(f"{a}|{b}", "--docs", "|", "-c", 6)
+    assert cut["tokens"] == 10 and cut["sequences_cut"] == 2
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(" \n | \n")
+    refuses(3, "has no text to score", "eval", "ppl", model(), "--text", path, "--docs", "|")
+    refuses(2, "the separator is empty", "eval", "ppl", model(), "--text", path, "--docs", "")
+    refuses(2, "give --text", "eval", "ppl", model())
+    refuses(4, "/nonexistent/t", "eval", "ppl", model(), "--text", "/nonexistent/t")
+
+
+@claim
+def init_writes_a_model_that_runs_and_never_overwrites():
+    a, b = tmp("tiny-a"), tmp("tiny-b")
+    pumice("init", "tiny", "--out", a, "--seed", 3, "--dtype", "f32")
+    pumice("init", "tiny", "--out", b, "--seed", 3, "--dtype", "f32")
+    files = sorted(os.listdir(a))
+    assert {"config.json", "model.safetensors"} <= set(files), files
+    for f in files:
+        assert open(os.path.join(a, f), "rb").read() == open(os.path.join(b, f), "rb").read(), f
+    refuses(2, "not empty", "init", "tiny", "--out", a)
+    pumice("init", "tiny", "--out", a, "--seed", 4, "--force")
+    assert pumice("show", a, "--json").json["weights"]["bytes_per_weight"] == 2
+    j = pumice("run", a, "--ids", "1,2,3", "-n", 4, "--temp", 0, "--ignore-eos", "--json").json
+    assert len(j["ids"]) == 4 and j["text"] == ""
+    assert len(pumice("run", a, "--ids", "1,2,3", "-n", 4, "--ignore-eos").out.split()) == 4
+    refuses(2, "no tokenizer", "run", a, "-p", "x")
+    refuses(2, "no tokenizer", "chat", a, "--message", "x")
+    refuses(2, "168m", "init", "enormous", "--out", tmp("z"))
+    refuses(2, "name a shape", "init", "--out", tmp("z"))
+    refuses(2, "give --out", "init", "tiny")
+    refuses(2, "--dtype: 'q8_0'", "init", "tiny", "--out", tmp("z"), "--dtype", "q8_0")
+    assert not os.path.exists(tmp("z"))
+
+
+main()
