@@ -80,84 +80,12 @@ static int open_folder(struct source *s, struct err *err) {
     return rc;
 }
 
-static bool has(const struct tensors *ts, const char *name) {
-    return tensors_find(ts, name) != NULL;
-}
-
-/* The divisor that Llama-3's rope scaling gives frequency i; n frequencies. */
-static double llama3_divisor(const struct cfg *c, int i, int n) {
-    double wavelength = 2 * M_PI * pow(c->rope_theta, (double)i / n);
-    double turns = c->rope_orig_ctx / wavelength; /* within the original context */
-    if (turns >= c->rope_high)
-        return 1;
-    if (turns <= c->rope_low)
-        return c->rope_factor;
-    double smooth = (turns - c->rope_low) / (c->rope_high - c->rope_low);
-    return 1 / ((1 - smooth) / c->rope_factor + smooth);
-}
-
-/* GGUF files of Llama 3 have the finished divisors of the frequencies (rope_freqs.weight) in
- * place of the parameters.  Finds those that give these divisors - all published models have low
- * 1 and high 4 - and refuses what it cannot explain. */
-static int explain_rope_freqs(struct cfg *c, const struct tensor *t, const char *path,
-                              struct err *err) {
-    int n = c->rope_dim / 2;
-    if (t->type != DT_F32 || t->rank != 1 || t->shape[0] != n || n == 0)
-        return err_set(err, E_FORMAT, "%s: rope_freqs.weight must have %d F32 values", path, n);
-    float *f = mem_dup(t->data, t->bytes), max = 0;
-    for (int i = 0; i < n; i++)
-        max = fmaxf(max, f[i]);
-    struct cfg try = *c;
-    bool found = max == 1;
-    for (int i = 0; i < n && found; i++)
-        found = f[i] == 1;
-    if (found)
-        goto out;
-    try.rope_scaling = ROPE_LLAMA3;
-    try.rope_factor = max;
-    try.rope_low = 1;
-    try.rope_high = 4;
-    for (try.rope_orig_ctx = 64; try.rope_orig_ctx <= 1 << 20 && !found; try.rope_orig_ctx *= 2) {
-        int i = 0;
-        while (i < n && fabs(llama3_divisor(&try, i, n) / f[i] - 1) < 1e-4)
-            i++;
-        if (i == n) {
-            found = true;
-            *c = try;
-        }
-    }
-out:
-    free(f);
-    if (!found)
-        return err_set(err, E_FORMAT, "%s: rope_freqs.weight is not Llama-3 scaling: not supported",
-                       path);
-    return cfg_check(c, path, err);
-}
-
-/* What GGUF says by the presence of tensors only. */
-static int adopt_tensors(struct source *s, struct err *err) {
-    const struct tensors *ts = s->ts;
-    struct cfg *c = &s->cfg;
-    const struct tensor *freqs = tensors_find(ts, "rope_freqs.weight");
-    if (c->norm_plus_one)
-        c->embed_scale = sqrtf((float)c->dim);
-    c->tied = !has(ts, "output.weight");
-    c->bias_head = has(ts, "output.bias");
-    c->bias_qkv = has(ts, "blk.0.attn_q.bias") || has(ts, "blk.0.attn_qkv.bias");
-    c->bias_o = has(ts, "blk.0.attn_output.bias");
-    c->bias_mlp = has(ts, "blk.0.ffn_up.bias");
-    if (has(ts, "rope_factors_long.weight"))
-        return err_set(err, E_FORMAT,
-                       "%s: rope_factors_long.weight: long rope scaling not supported", s->path);
-    return freqs ? explain_rope_freqs(c, freqs, s->path, err) : 0;
-}
-
 static int open_gguf(struct source *s, struct err *err) {
     s->gguf = gguf_open(s->path, err);
     if (!s->gguf || gguf_cfg(s->gguf, &s->cfg, err))
         return -1;
     s->ts = gguf_tensors(s->gguf);
-    return cfg_check(&s->cfg, s->path, err) ? -1 : adopt_tensors(s, err);
+    return 0;
 }
 
 static int source_open(struct source *s, const char *path, struct err *err) {
