@@ -1,6 +1,7 @@
 /* kern.c - fills the kernel table: each level over the one below, up to what this processor has. */
 #include "num/kern.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -19,10 +20,16 @@ enum isa kern_level(void) {
     return level_now;
 }
 
+/* clang's __builtin_cpu_supports does not know "f16c". */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 /* __builtin_cpu_supports also asks whether the operating system saves the registers. */
 enum isa kern_best(void) {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return ISA_REF;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
