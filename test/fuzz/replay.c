@@ -14,7 +14,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MAX_INPUT ((size_t)64 << 20)
+#define INPUT_BYTES_MAX ((size_t)64 << 20)
 
 static int by_name(const struct dirent **a, const struct dirent **b) {
     return strcmp((*a)->d_name, (*b)->d_name); /* not strcoll: the same order in every locale */
@@ -24,7 +24,7 @@ static int by_name(const struct dirent **a, const struct dirent **b) {
 static int replay(const char *path) {
     struct err err = {0};
     struct buf b = {0};
-    if (file_read(path, MAX_INPUT, &b, &err)) {
+    if (file_read(path, INPUT_BYTES_MAX, &b, &err)) {
         printf("# %s\n", err.msg);
         return -1;
     }
