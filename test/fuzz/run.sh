@@ -39,18 +39,18 @@ for t in $targets; do
     new=$(mktemp -d)
     dict=test/fuzz/$t.dict
     [ -f "$dict" ] && dict=-dict=$dict || dict=
-    start=$(date +%s)
+    start=$(date +%s%3N)
     nice -n 19 "$dir/test/fuzz_$t" -runs="$runs" -max_len="$(max_len "$t")" -timeout=10 \
         -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1 -verbosity=0 $dict \
         -artifact_prefix="$findings/$t-" "$new" "test/fuzz/corpus/$t" \
         >"$findings/$t.log" 2>&1 </dev/null
     rc=$?
-    seconds=$(($(date +%s) - start))
+    ms=$(($(date +%s%3N) - start))
     rm -rf "$new"
     ran=$(sed -n 's/^stat::number_of_executed_units: *//p' "$findings/$t.log")
     ran=${ran:-0}
     done_runs=$((done_runs + ran))
-    line="fuzz $t: $ran executions in $seconds s, $((ran / (seconds > 0 ? seconds : 1))) a second"
+    line="fuzz $t: $ran executions in $ms ms, $((ran * 1000 / (ms > 0 ? ms : 1))) a second"
     if [ $rc -eq 0 ] && [ "$ran" -ge "$runs" ]; then
         echo "ok $n - $line, no finding"
     else
