@@ -35,6 +35,7 @@ enum name {
 };
 
 struct scheme {
+    const char *arch;           /* set in own_names */
     const char *prefix, *layer; /* model-wide, and before a layer's number */
     const char *name[N_COUNT];  /* without .weight and .bias; NULL = never */
     bool conv1d;                /* linear weights are (in, out) */
@@ -49,87 +50,121 @@ struct scheme {
 static const struct scheme llama = {
     .prefix = "model.",
     .layer = "layers.",
-    .name = {LLAMA_NAMES, [N_Q] = "self_attn.q_proj", [N_K] = "self_attn.k_proj",
-             [N_V] = "self_attn.v_proj", [N_GATE] = "mlp.gate_proj", [N_UP] = "mlp.up_proj",
-             [N_Q_NORM] = "self_attn.q_norm", [N_K_NORM] = "self_attn.k_norm"}};
-
-static const struct scheme phi3 = {
-    .prefix = "model.",
-    .layer = "layers.",
-    .name = {LLAMA_NAMES, [N_QKV] = "self_attn.qkv_proj", [N_GATE_UP] = "mlp.gate_up_proj"}};
-
-static const struct scheme phi = {.prefix = "model.",
-                                  .layer = "layers.",
-                                  .name = {[N_EMBED] = "embed_tokens",
-                                           [N_NORM] = "final_layernorm",
-                                           [N_HEAD] = "lm_head",
-                                           [N_Q] = "self_attn.q_proj",
-                                           [N_K] = "self_attn.k_proj",
-                                           [N_V] = "self_attn.v_proj",
-                                           [N_O] = "self_attn.dense",
-                                           [N_UP] = "mlp.fc1",
-                                           [N_DOWN] = "mlp.fc2",
-                                           [N_NORM1] = "input_layernorm"}};
-
-static const struct scheme gpt2 = {.prefix = "transformer.",
-                                   .layer = "h.",
-                                   .conv1d = true,
-                                   .name = {[N_EMBED] = "wte",
-                                            [N_POS] = "wpe",
-                                            [N_NORM] = "ln_f",
-                                            [N_HEAD] = "lm_head",
-                                            [N_QKV] = "attn.c_attn",
-                                            [N_O] = "attn.c_proj",
-                                            [N_UP] = "mlp.c_fc",
-                                            [N_DOWN] = "mlp.c_proj",
-                                            [N_NORM1] = "ln_1",
-                                            [N_NORM2] = "ln_2"}};
-
-static const struct scheme gpt_neox = {.prefix = "gpt_neox.",
-                                       .layer = "layers.",
-                                       .per_head = true,
-                                       .name = {[N_EMBED] = "embed_in",
-                                                [N_NORM] = "final_layer_norm",
-                                                [N_HEAD] = "embed_out",
-                                                [N_QKV] = "attention.query_key_value",
-                                                [N_O] = "attention.dense",
-                                                [N_UP] = "mlp.dense_h_to_4h",
-                                                [N_DOWN] = "mlp.dense_4h_to_h",
-                                                [N_NORM1] = "input_layernorm",
-                                                [N_NORM2] = "post_attention_layernorm"}};
+    .name =
+        {
+            LLAMA_NAMES,
+            [N_Q] = "self_attn.q_proj",
+            [N_K] = "self_attn.k_proj",
+            [N_V] = "self_attn.v_proj",
+            [N_GATE] = "mlp.gate_proj",
+            [N_UP] = "mlp.up_proj",
+            [N_Q_NORM] = "self_attn.q_norm",
+            [N_K_NORM] = "self_attn.k_norm",
+        },
+};
 
 /* Where both a fused and separate names stand, the file decides. */
-static const struct scheme gguf_names = {.prefix = "",
-                                         .layer = "blk.",
-                                         .name = {[N_EMBED] = "token_embd",
-                                                  [N_POS] = "position_embd",
-                                                  [N_NORM] = "output_norm",
-                                                  [N_HEAD] = "output",
-                                                  [N_Q] = "attn_q",
-                                                  [N_K] = "attn_k",
-                                                  [N_V] = "attn_v",
-                                                  [N_QKV] = "attn_qkv",
-                                                  [N_O] = "attn_output",
-                                                  [N_GATE] = "ffn_gate",
-                                                  [N_UP] = "ffn_up",
-                                                  [N_GATE_UP] = "ffn_up",
-                                                  [N_DOWN] = "ffn_down",
-                                                  [N_NORM1] = "attn_norm",
-                                                  [N_NORM2] = "ffn_norm",
-                                                  [N_Q_NORM] = "attn_q_norm",
-                                                  [N_K_NORM] = "attn_k_norm"}};
+static const struct scheme gguf_names = {
+    .prefix = "",
+    .layer = "blk.",
+    .name =
+        {
+            [N_EMBED] = "token_embd",
+            [N_POS] = "position_embd",
+            [N_NORM] = "output_norm",
+            [N_HEAD] = "output",
+            [N_Q] = "attn_q",
+            [N_K] = "attn_k",
+            [N_V] = "attn_v",
+            [N_QKV] = "attn_qkv",
+            [N_O] = "attn_output",
+            [N_GATE] = "ffn_gate",
+            [N_UP] = "ffn_up",
+            [N_GATE_UP] = "ffn_up",
+            [N_DOWN] = "ffn_down",
+            [N_NORM1] = "attn_norm",
+            [N_NORM2] = "ffn_norm",
+            [N_Q_NORM] = "attn_q_norm",
+            [N_K_NORM] = "attn_k_norm",
+        },
+};
+
+/* Families that do not use Llama's names. */
+static const struct scheme own_names[] = {
+    {
+        .arch = "gpt2",
+        .prefix = "transformer.",
+        .layer = "h.",
+        .conv1d = true,
+        .name =
+            {
+                [N_EMBED] = "wte",
+                [N_POS] = "wpe",
+                [N_NORM] = "ln_f",
+                [N_HEAD] = "lm_head",
+                [N_QKV] = "attn.c_attn",
+                [N_O] = "attn.c_proj",
+                [N_UP] = "mlp.c_fc",
+                [N_DOWN] = "mlp.c_proj",
+                [N_NORM1] = "ln_1",
+                [N_NORM2] = "ln_2",
+            },
+    },
+    {
+        .arch = "gpt_neox",
+        .prefix = "gpt_neox.",
+        .layer = "layers.",
+        .per_head = true,
+        .name =
+            {
+                [N_EMBED] = "embed_in",
+                [N_NORM] = "final_layer_norm",
+                [N_HEAD] = "embed_out",
+                [N_QKV] = "attention.query_key_value",
+                [N_O] = "attention.dense",
+                [N_UP] = "mlp.dense_h_to_4h",
+                [N_DOWN] = "mlp.dense_4h_to_h",
+                [N_NORM1] = "input_layernorm",
+                [N_NORM2] = "post_attention_layernorm",
+            },
+    },
+    {
+        .arch = "phi",
+        .prefix = "model.",
+        .layer = "layers.",
+        .name =
+            {
+                [N_EMBED] = "embed_tokens",
+                [N_NORM] = "final_layernorm",
+                [N_HEAD] = "lm_head",
+                [N_Q] = "self_attn.q_proj",
+                [N_K] = "self_attn.k_proj",
+                [N_V] = "self_attn.v_proj",
+                [N_O] = "self_attn.dense",
+                [N_UP] = "mlp.fc1",
+                [N_DOWN] = "mlp.fc2",
+                [N_NORM1] = "input_layernorm",
+            },
+    },
+    {
+        .arch = "phi3",
+        .prefix = "model.",
+        .layer = "layers.",
+        .name =
+            {
+                LLAMA_NAMES,
+                [N_QKV] = "self_attn.qkv_proj",
+                [N_GATE_UP] = "mlp.gate_up_proj",
+            },
+    },
+};
 
 static const struct scheme *scheme_of(const struct cfg *c, bool gguf) {
     if (gguf)
         return &gguf_names;
-    if (strcmp(c->arch, "gpt2") == 0)
-        return &gpt2;
-    if (strcmp(c->arch, "phi") == 0)
-        return &phi;
-    if (strcmp(c->arch, "phi3") == 0)
-        return &phi3;
-    if (strcmp(c->arch, "gpt_neox") == 0)
-        return &gpt_neox;
+    for (size_t i = 0; i < sizeof own_names / sizeof *own_names; i++)
+        if (strcmp(c->arch, own_names[i].arch) == 0)
+            return &own_names[i];
     return &llama;
 }
 

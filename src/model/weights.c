@@ -5,7 +5,6 @@
  * threads. */
 #include "model/model.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -128,16 +127,15 @@ static int source_tok(const struct source *s, struct tok **tok, struct err *err)
 
 /* One thread's buffers, sized for the widest part. */
 struct scratch {
-    float *f;  /* LANES rows, or a whole vector's tensor */
-    char *raw; /* one row as stored: kernels may ask for the alignment that a file need not give */
+    float *f;  /* LANES rows */
+    char *raw; /* one row as stored, aligned, which in the file it need not be */
 };
 
 struct job {
     const struct plan *p;
-    struct scratch *scratch; /* one a thread; NULL for random weights */
+    struct scratch *scratch; /* one a thread */
     uint64_t seed;
     char *arena;
-    size_t max_cols;
 };
 
 static void convert(enum dtype from, const void *src, enum dtype to, void *dst, int n,
