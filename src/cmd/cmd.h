@@ -158,7 +158,7 @@ struct gen {
     int n_stop, n_predict, n_logprobs;
     int32_t stop_id[8];
     int n_stop_id;
-    bool ignore_eos;
+    bool ignore_eos, continues; /* continues: a completion, whose first token's leading space counts */
 };
 int gen_resolve(const struct gen_opts *o, const struct model *m, struct gen *g, struct err *err);
 void gen_free(struct gen *g);

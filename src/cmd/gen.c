@@ -183,7 +183,7 @@ int gen_answer(struct loaded *l, const struct ids *prompt, const struct gen *g, 
     struct req r = {
         .ids = prompt->id, .n = (int)prompt->n, .max_new = g->n_predict, .sampling = g->sampling,
         .stop = (const char *const *)g->stop, .n_stop = g->n_stop, .stop_id = g->stop_id,
-        .n_stop_id = g->n_stop_id, .ignore_eos = g->ignore_eos, .n_logprobs = g->n_logprobs,
+        .n_stop_id = g->n_stop_id, .ignore_eos = g->ignore_eos, .continues = g->continues, .n_logprobs = g->n_logprobs,
         .on_token = on_token, .on_done = on_done, .ud = &k,
     };
     if (prompt->n > INT_MAX)

@@ -82,8 +82,9 @@ static int help(void) {
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-12s%s\n", commands[i].name, commands[i].help);
     puts("\n`pumice help COMMAND` or `pumice COMMAND --help` lists a command's options.\n"
-         "A model is a Hugging Face folder (config.json, safetensors, tokenizer) or a .gguf file.\n\n"
-         "Exit status: 0 done, 2 wrong usage, 3 bad input file, 4 input/output failed, 5 out of memory.");
+         "A model is a Hugging Face folder (config.json, safetensors) or a .gguf file.\n\n"
+         "Exit status: 0 done, 2 wrong usage, 3 bad input file, 4 input or output failed,\n"
+         "5 out of memory, 6 network, 7 locked by someone else.");
     return 0;
 }
 

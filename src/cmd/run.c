@@ -50,6 +50,7 @@ static int read_prompt(const struct run_cmd *c, int argc, char **argv, int rest,
 /* The prompt's token ids; g receives the ids that end a chat answer. */
 static int encode_prompt(const struct run_cmd *c, const struct model *m, struct buf *text, struct gen *g,
                          struct ids *out, struct err *err) {
+    g->continues = true;
     if (c->ids)
         return cmd_ids("--ids", c->ids, E_USAGE, out, err);
     if (!m->tok)
@@ -62,6 +63,7 @@ static int encode_prompt(const struct run_cmd *c, const struct model *m, struct 
             return -1;
         if (f == CHAT_NONE)
             log_warn("%s: no known chat template: the prompt is continued as plain text", m->path);
+        g->continues = f == CHAT_NONE;
         if (c->chat.system)
             msg[n++] = (struct chat_msg){"system", c->chat.system};
         msg[n++] = (struct chat_msg){"user", buf_str(text)};

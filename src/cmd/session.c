@@ -154,6 +154,7 @@ static int answer(struct session *s, struct err *err) {
     int rc = -1, dropped;
     if (gen_resolve(&s->gen, s->l->m, &g, err))
         return -1;
+    g.continues = s->format == CHAT_NONE;
     if (s->gen.seed >= 0)
         g.sampling.seed += (uint64_t)s->n_regen; /* the same seed would give the same answer again */
     g.n_stop_id = chat_stops(s->format, s->l->m->tok, g.stop_id, (int)(sizeof g.stop_id / sizeof *g.stop_id));

@@ -173,6 +173,7 @@ int engine_submit(struct engine *e, const struct req *r, struct err *err) {
     sampler_prompt(j->sampler, r->ids, r->n);
     if (e->m->tok)
         tok_stream_start(&j->stream, e->m->tok);
+    j->stream.started = r->continues;
     j->use.n_prompt = r->n;
     j->order = ++e->arrivals;
     j->start_us = clock_us();

@@ -47,6 +47,7 @@ struct req {
     const int32_t *stop_id;        /* token ids that end the answer, besides the model's EOS; copied */
     int n_stop_id;
     bool ignore_eos;
+    bool continues;                /* the answer goes on the prompt's text: its leading space is kept */
     int n_logprobs;                /* 0 = none, up to 20 */
     token_fn *on_token;            /* may be NULL */
     done_fn *on_done;              /* exactly one call for each accepted request; may be NULL */

@@ -25,8 +25,7 @@ def logits(model, *flags, isa=None):
     path = tmp("bits.npy")
     if os.path.exists(path):
         os.remove(path)
-    pumice("eval", "logits", model, "--ids", ids_text(ids), "--out", path, *flags, env=environment(PUMICE_ISA=isa),
-           spread=True)
+    pumice("eval", "logits", model, "--ids", ids_text(ids), "--out", path, *flags, env=environment(PUMICE_ISA=isa))
     with open(path, "rb") as f:
         return f.read()
 

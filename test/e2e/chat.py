@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -234,6 +235,31 @@ def one_message_is_answered_and_the_program_ends():
     assert j["content"] + "\n" == r.out
     refuses(2, "exclude each other", "chat", model(), "--message", "x", "--interactive")
     assert chat(PROMPT, flags=["--interactive"]).out == r.out
+
+
+@claim
+def the_models_own_template_is_used():
+    folder = tmp("chatml-model")
+    shutil.copytree(data("reference", "qwen2"), folder, ignore=shutil.ignore_patterns("ref"))
+    path = os.path.join(folder, "tokenizer_config.json")
+    os.chmod(folder, 0o755)
+    os.chmod(path, 0o644)
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    config["chat_template"] = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+                               "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\\n"
+                               "{% endif %}")
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(config, f)
+    assert "chatml" in pumice("show", folder).out
+    flags = ["--message", "hi", "--temp", 0, "-n", 3, "--json"]
+    own = pumice("chat", folder, *flags)
+    assert own.err == "", own.err
+    forced = pumice("chat", data("reference", "qwen2"), "--chat-template", "chatml", *flags)
+    assert own.json["content"] == forced.json["content"]
+    assert own.json["usage"]["prompt_tokens"] == forced.json["usage"]["prompt_tokens"] > 5
+    plain = pumice("chat", folder, "--chat-template", "none", *flags)
+    assert plain.json["usage"]["prompt_tokens"] < own.json["usage"]["prompt_tokens"] and "no known" in plain.err
 
 
 @claim

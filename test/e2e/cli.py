@@ -165,6 +165,18 @@ def text_goes_to_stdout_and_figures_to_stderr():
 
 
 @claim
+def prompt_and_completion_make_one_text():
+    """A leading space of the first token is part of a completion: re-encoding finds the generated ids again."""
+    for prompt in ["Tom was sad", "Once", "Once upon a time, there"]:
+        j = pumice("run", model(), "-p", prompt, "-n", 20, "--temp", 0, "--json").json
+        assert j["text"].startswith(" "), (prompt, j["text"])
+        whole = pumice("tokenize", model(), "--json", "-p", prompt + j["text"]).json
+        alone = pumice("tokenize", model(), "--json", "-p", prompt).json
+        full = alone + j["ids"]
+        assert len(whole) >= len(full) - 1 and whole == full[:len(whole)], (prompt, whole, full)  # a final space is lost
+
+
+@claim
 def same_seed_same_text_and_a_fresh_seed_is_reported():
     flags = ["run", model(), "-p", PROMPT, "-n", 30, "--temp", 1.2, "--json"]
     a, b = pumice(*flags, "-s", 5).json, pumice(*flags, "-s", 5).json
@@ -276,21 +288,21 @@ def run_chat_wraps_the_prompt_as_a_message():
     plain = pumice("run", m, "-p", "hi", *flags).json["usage"]["prompt_tokens"]
     chat = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "none", *flags)
     assert chat.json["usage"]["prompt_tokens"] == plain and "plain text" in chat.err
-    longer = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "chatml", "-sys", "be kind", *flags, status=None)
-    assert longer.status in (0, 3), longer.err
-    if longer.status == 0:
-        assert longer.json["usage"]["prompt_tokens"] > plain + 2
+    bare = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "chatml", *flags)
+    full = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "chatml", "-sys", "be kind", *flags)
+    n, more = bare.json["usage"]["prompt_tokens"], full.json["usage"]["prompt_tokens"]
+    assert more > n > plain and bare.err == full.err == "", (plain, n, more, bare.err)
 
 
 # -- tokenize, detokenize -------------------------------------------------------------------------------------------
 
 @claim
-def tokenize_and_detokenize_agree_on_every_case_of_every_tokenizer():
+def tokenize_and_detokenize_agree_with_every_tokenizer():
     for name in ["gpt2", "llama-2", "llama-3", "qwen2.5", "phi-2", "smollm2"]:
         path = data("tokenizers", name)
         cases = [c for c in load("tokenizers", name, "cases.json")["cases"] if "\0" not in c["text"]]
-        # a process a case would be slow: three hard ones here, the rest is test/unit/tok.c
-        for c in sorted(cases, key=lambda c: -len(set(c["text"])))[:3]:
+        # a process a case would be slow: two hard ones here, the rest is in test/unit
+        for c in sorted(cases, key=lambda c: -len(set(c["text"])))[:2]:
             flags = ["--special"] if c.get("special") else []
             ids = pumice("tokenize", path, "--json", *flags, stdin=c["text"].encode()).json
             assert ids == c["ids"], f"{name}: {c['text']!r}: {ids}"
@@ -434,7 +446,7 @@ def init_writes_a_model_that_runs_and_never_overwrites():
         assert open(os.path.join(a, f), "rb").read() == open(os.path.join(b, f), "rb").read(), f
     refuses(2, "not empty", "init", "tiny", "--out", a)
     pumice("init", "tiny", "--out", a, "--seed", 4, "--force")
-    assert pumice("show", a, "--json").json["weights"]["bytes_per_weight"] == 2
+    assert 2 <= pumice("show", a, "--json").json["weights"]["bytes_per_weight"] < 2.1  # bf16, norms f32
     j = pumice("run", a, "--ids", "1,2,3", "-n", 4, "--temp", 0, "--ignore-eos", "--json").json
     assert len(j["ids"]) == 4 and j["text"] == ""
     assert len(pumice("run", a, "--ids", "1,2,3", "-n", 4, "--ignore-eos").out.split()) == 4
