@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/map.h"
 #include "base/mem.h"
 #include "num/quant.h"
 
@@ -430,4 +431,64 @@ int plan_types(struct plan *p, enum dtype want, struct err *err) {
         p->bytes = bytes;
     }
     return 0;
+}
+
+/* Scatters one part into the buffer of the file's tensor; the inverse of loading.  Element types
+ * agree. */
+static void unload(const struct part *p, const char *src, char *dst) {
+    size_t elem = (size_t)dtype_info(p->type)->bytes, row = elem * (size_t)p->cols;
+    for (int r = 0; r < p->rows; r++) {
+        size_t at = (size_t)plan_source_row(p, r);
+        if (!p->transposed)
+            memcpy(dst + at * row, src + (size_t)r * row, row);
+        for (int c = 0; c < p->cols && p->transposed; c++)
+            memcpy(dst + ((size_t)c * (size_t)p->t_rows + at) * elem,
+                   src + (size_t)r * row + (size_t)c * elem, elem);
+        if (p->plus_one)
+            ((float *)dst)[at] -= 1;
+    }
+}
+
+/* The part is its tensor, byte for byte. */
+static bool as_stored(const struct part *p) {
+    return p->rows == p->t_rows && p->order == ROWS_AT && !p->transposed && !p->plus_one;
+}
+
+/* The file's tensors of a plan, one for all the slices of a fused tensor.  Data is borrowed from
+ * the arena where it lies there as it is written; the rest is put together in buffers that are
+ * listed in *made. */
+static int collect(const struct plan *p, const void *arena, struct tensor *t, void **made,
+                   int *n_made) {
+    struct map *seen = map_new((size_t)p->n);
+    int n = 0;
+    *n_made = 0;
+    for (int i = 0; i < p->n; i++) {
+        const struct part *q = &p->part[i];
+        const char *src = (const char *)arena + q->at;
+        int k = map_put(seen, q->name, strlen(q->name), n);
+        if (k == n) {
+            bool matrix = q->t_cols > 0;
+            t[n++] = (struct tensor){.name = q->name, .type = q->type, .rank = matrix ? 2 : 1};
+            t[k].shape[0] = q->transposed ? q->t_cols : q->t_rows;
+            t[k].shape[1] = q->transposed ? q->t_rows : q->t_cols;
+            t[k].bytes = dtype_row_bytes(q->type, matrix ? q->t_cols : 1) * (size_t)q->t_rows;
+            t[k].data = as_stored(q) ? src : (made[(*n_made)++] = mem_new(t[k].bytes));
+        }
+        if (!as_stored(q))
+            unload(q, src, (char *)t[k].data);
+    }
+    map_free(seen);
+    return n;
+}
+
+int plan_write(const struct plan *p, const void *arena, const char *path, struct err *err) {
+    struct tensor *t = mem_array((size_t)p->n, sizeof *t);
+    void **made = mem_array((size_t)p->n, sizeof *made);
+    int n_made, n = collect(p, arena, t, made, &n_made);
+    int rc = safetensors_write(path, t, n, err);
+    for (int i = 0; i < n_made; i++)
+        free(made[i]);
+    free(made);
+    free(t);
+    return rc;
 }

@@ -386,53 +386,6 @@ out:
     return m;
 }
 
-/* Scatters one part into the buffer of the file's tensor; the inverse of loading.  Element types
- * agree. */
-static void unload(const struct part *p, const char *src, char *dst) {
-    size_t elem = (size_t)dtype_info(p->type)->bytes, row = elem * (size_t)p->cols;
-    for (int r = 0; r < p->rows; r++) {
-        size_t at = (size_t)plan_source_row(p, r);
-        if (!p->transposed)
-            memcpy(dst + at * row, src + (size_t)r * row, row);
-        for (int c = 0; c < p->cols && p->transposed; c++)
-            memcpy(dst + ((size_t)c * (size_t)p->t_rows + at) * elem,
-                   src + (size_t)r * row + (size_t)c * elem, elem);
-        if (p->plus_one)
-            ((float *)dst)[at] -= 1;
-    }
-}
-
-/* The part is its tensor, byte for byte. */
-static bool as_stored(const struct part *p) {
-    return p->rows == p->t_rows && p->order == ROWS_AT && !p->transposed && !p->plus_one;
-}
-
-/* The file's tensors of a plan, one for all the slices of a fused tensor.  Data is borrowed from
- * the arena where it lies there as it is written; the rest is put together in buffers that are
- * listed in *made. */
-static int collect(const struct plan *p, const char *arena, struct tensor *t, void **made,
-                   int *n_made) {
-    struct map *seen = map_new((size_t)p->n);
-    int n = 0;
-    *n_made = 0;
-    for (int i = 0; i < p->n; i++) {
-        const struct part *q = &p->part[i];
-        int k = map_put(seen, q->name, strlen(q->name), n);
-        if (k == n) {
-            bool matrix = q->t_cols > 0;
-            t[n++] = (struct tensor){.name = q->name, .type = q->type, .rank = matrix ? 2 : 1};
-            t[k].shape[0] = q->transposed ? q->t_cols : q->t_rows;
-            t[k].shape[1] = q->transposed ? q->t_rows : q->t_cols;
-            t[k].bytes = dtype_row_bytes(q->type, matrix ? q->t_cols : 1) * (size_t)q->t_rows;
-            t[k].data = as_stored(q) ? arena + q->at : (made[(*n_made)++] = mem_new(t[k].bytes));
-        }
-        if (!as_stored(q))
-            unload(q, arena + q->at, (char *)t[k].data);
-    }
-    map_free(seen);
-    return n;
-}
-
 static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
     char *path = path_join(dir, name), *text = json_dumps(j, JSON_INDENT(2));
     int rc = file_write(path, text, strlen(text), err);
@@ -457,24 +410,10 @@ static int write_configs(const char *dir, const struct cfg *c, enum dtype type, 
     return write_json(dir, "generation_config.json", gen, err);
 }
 
-static int write_weights(const char *dir, const struct model *m, const struct plan *p,
-                         struct err *err) {
-    struct tensor *t = mem_array((size_t)p->n, sizeof *t);
-    void **made = mem_array((size_t)p->n, sizeof *made);
-    char *path = path_join(dir, "model.safetensors");
-    int n_made, n = collect(p, m->store->arena, t, made, &n_made);
-    int rc = safetensors_write(path, t, n, err);
-    for (int i = 0; i < n_made; i++)
-        free(made[i]);
-    free(made);
-    free(path);
-    free(t);
-    return rc;
-}
-
 int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type,
                struct err *err) {
     struct plan p = {0};
+    char *weights = NULL;
     int rc = -1;
     if (type != DT_F32 && type != DT_F16 && type != DT_BF16)
         return err_set(err, E_USAGE, "%s: weights can be written as f32, f16 or bf16, not %s", dir,
@@ -491,8 +430,10 @@ int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype t
         err_set(err, E_IO, "%s: %s", dir, strerror(errno));
         goto out;
     }
-    rc = write_configs(dir, c, type, err) || write_weights(dir, m, &p, err) ? -1 : 0;
+    weights = path_join(dir, "model.safetensors");
+    rc = write_configs(dir, c, type, err) || plan_write(&p, m->store->arena, weights, err) ? -1 : 0;
 out:
+    free(weights);
     plan_free(&p);
     model_close(m);
     pool_free(pool);
