@@ -176,10 +176,13 @@ static int read_dims(struct source *s, struct cfg *c) {
     if (v_dim != c->head_dim)
         return err_set(s->err, E_FORMAT, "%s: %s %d differs from the key length %d: not supported",
                        s->path, s->key, v_dim, c->head_dim);
-    return get_float(s, eps, 0, 1, &c->norm_eps) ||
-                   get_int(s, "attention.sliding_window", &c->window)
-               ? -1
-               : 0;
+    struct gguf_value v;
+    if (!gguf_find(s->g, key(s, eps), &v))
+        return err_set(s->err, E_FORMAT, "%s: %s is missing", s->path, s->key);
+    if (get_float(s, eps, 0, 1, &c->norm_eps) ||
+        get_int(s, "attention.sliding_window", &c->window))
+        return -1;
+    return 0;
 }
 
 static int read_scaling(struct source *s, struct cfg *c) {
@@ -207,10 +210,10 @@ static int read_rope(struct source *s, struct cfg *c) {
     if (c->learned_pos)
         return 0;
     c->rope_dim = c->head_dim;
-    return get_int(s, "rope.dimension_count", &c->rope_dim) ||
-                   get_float(s, "rope.freq_base", 1, 1e12, &c->rope_theta) || read_scaling(s, c)
-               ? -1
-               : 0;
+    if (get_int(s, "rope.dimension_count", &c->rope_dim) ||
+        get_float(s, "rope.freq_base", 1, 1e12, &c->rope_theta))
+        return -1;
+    return read_scaling(s, c);
 }
 
 /* The divisor that Llama 3's scaling (HF rope_type "llama3") gives frequency i of n. */

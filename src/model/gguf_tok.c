@@ -163,14 +163,13 @@ static int read_spec(const struct gguf *g, struct tok_spec *spec, struct arrays 
     spec->pre = a->pre;
     spec->chat_template = a->chat;
     set_defaults(spec, spm);
-    return read_id(g, PRE "bos_token_id", spec, &spec->bos, err) ||
-                   read_id(g, PRE "eos_token_id", spec, &spec->eos, err) ||
-                   read_id(g, PRE "unknown_token_id", spec, &spec->unk, err) ||
-                   gguf_bool(g, PRE "add_bos_token", &spec->add_bos, err) ||
-                   gguf_bool(g, PRE "add_space_prefix", &spec->add_space_prefix, err) ||
-                   gguf_bool(g, PRE "remove_extra_whitespaces", &spec->remove_extra_spaces, err)
-               ? -1
-               : 0;
+    if (read_id(g, PRE "bos_token_id", spec, &spec->bos, err) ||
+        read_id(g, PRE "eos_token_id", spec, &spec->eos, err) ||
+        read_id(g, PRE "unknown_token_id", spec, &spec->unk, err) ||
+        gguf_bool(g, PRE "add_bos_token", &spec->add_bos, err) ||
+        gguf_bool(g, PRE "add_space_prefix", &spec->add_space_prefix, err))
+        return -1;
+    return gguf_bool(g, PRE "remove_extra_whitespaces", &spec->remove_extra_spaces, err);
 }
 
 struct tok *gguf_tok(const struct gguf *g, struct err *err) {
