@@ -96,34 +96,32 @@ INLINE vf accumulate(enum dtype t, vf acc, const __m256i *u, const struct q8x *x
     return slice_kind(t) == SLICE_MIN ? v_fma(v_load(m), v_set(x->s), acc) : acc;
 }
 
-/* Chunk b0 .. b0 + nb - 1 of one token and the panel's rows j .. j + 7, added to y. */
-INLINE void token(enum dtype t, const struct gemm *g, const struct panel *p, int i, int j, int b0, int nb) {
-    int parts = slice_kind(t) == SLICE_HALVES ? 2 : 1, left = g->n - j;
-    const struct q8x *x = (const struct q8x *)(const void *)tile_token(g, i) + b0;
-    float *y = g->y + (size_t)i * g->ldy + (size_t)j;
-    vf acc = b0 == 0 ? v_set(0) : left < ROWS ? v_load_part(y, left) : v_load(y);
+/* What slices b0 .. b0 + nb - 1 of the panel add to y of one token. */
+INLINE void token(enum dtype t, const struct panel *p, const struct q8x *x, float *y, int n, bool first, int nb) {
+    int parts = slice_kind(t) == SLICE_HALVES ? 2 : 1;
+    vf acc = first ? v_set(0) : n < ROWS ? v_load_part(y, n) : v_load(y);
     for (int b = 0; b < nb; b++)
         acc = accumulate(t, acc, p->u[b], x + b, p->d + b * parts * ROWS, p->m + b * ROWS);
-    if (left < ROWS)
-        v_store_part(y, acc, left);
+    if (n < ROWS)
+        v_store_part(y, acc, n);
     else
         v_store(y, acc);
 }
 
 INLINE void gemm_quant(enum dtype t, const struct gemm *g) {
     struct panel p;
-    for (int j = 0; j < g->n; j += ROWS) {
-        const uint8_t *row[ROWS];
-        for (int r = 0; r < ROWS; r++)
-            row[r] = (const uint8_t *)tile_row(g, j + r);
+    for (int j = 0; j < g->n; j += rows_step(g, ROWS)) {
+        struct rows rows = rows_at(g, j, ROWS);
         for (int b0 = 0; b0 < g->k / 32; b0 += CHUNK) {
             int nb = tile_min(CHUNK, g->k / 32 - b0);
-            slice_scales(t, row, ROWS, b0, nb, p.d, p.m);
+            slice_scales(t, &rows, ROWS, b0, nb, p.d, p.m);
             for (int b = 0; b < nb; b++)
                 UNROLL for (int r = 0; r < ROWS; r++)
-                    p.u[b][r] = slice_ints(t, row[r], b0 + b);
-            for (int i = 0; i < g->m; i++)
-                token(t, g, &p, i, j, b0, nb);
+                    p.u[b][r] = slice_ints(t, rows_row(&rows, r), b0 + b);
+            for (int i = 0; i < g->m; i++) {
+                const struct q8x *x = (const struct q8x *)(const void *)tile_token(g, i) + b0;
+                token(t, &p, x, g->y + (size_t)i * g->ldy + (size_t)rows.j, rows.n, b0 == 0, nb);
+            }
         }
     }
 }

@@ -23,7 +23,11 @@ static uint64_t probe_read(const void *p, size_t n) {
         __builtin_prefetch((const void *)((uintptr_t)c + i + 4096), 0, 2);
         s = _mm512_add_epi64(s, _mm512_loadu_si512(c + i));
     }
-    return (uint64_t)_mm512_reduce_add_epi64(s);
+    uint64_t v[8], sum = 0;
+    _mm512_storeu_si512(v, s);
+    for (int j = 0; j < 8; j++)
+        sum += v[j];
+    return sum;
 }
 
 void kern_avx512(struct kern *k) {

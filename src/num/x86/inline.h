@@ -4,8 +4,18 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Before a loop whose bounds are constants once inlined: its arrays then live in registers. */
-#ifdef __clang__
+#ifdef __has_feature
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+
+/* Before a loop whose bounds are constants once inlined: its arrays then live in registers.  A sanitizer,
+ * which adds checks to every access, would take minutes to compile the unrolled loops. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || HAS_FEATURE(address_sanitizer) || \
+    HAS_FEATURE(thread_sanitizer)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")

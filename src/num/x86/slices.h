@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "num/mat.h"
+#include "num/kern.h"
 #include "num/x86/inline.h"
 
 enum slice_kind {
@@ -28,6 +28,30 @@ INLINE enum slice_kind slice_kind(enum dtype t) {
  * factors flips the top bit and adds 128. */
 INLINE int slice_offset(enum dtype t) {
     return t == DT_Q4_0 ? 8 : t == DT_Q5_0 ? 16 : t == DT_Q6_K ? 32 : 0;
+}
+
+/* Rows of weights that are computed together, a lane each. */
+struct rows {
+    const uint8_t *p; /* row r is at p + r * ld; ld = 0: all lanes hold one row */
+    size_t ld;
+    int j, n;         /* n results, which belong at y[j]                        */
+};
+
+/* `lanes` rows from the j-th.  The last ones overlap those before, whose results are then written twice; of
+ * a product with fewer rows than lanes only one is computed at a time. */
+INLINE struct rows rows_at(const struct gemm *g, int j, int lanes) {
+    bool few = g->n < lanes;
+    int last = few ? g->n - 1 : g->n - lanes;
+    j = j < last ? j : last;
+    return (struct rows){(const uint8_t *)g->w + (size_t)j * g->ldw, few ? 0 : g->ldw, j, few ? 1 : lanes};
+}
+
+INLINE int rows_step(const struct gemm *g, int lanes) {
+    return g->n < lanes ? 1 : lanes;
+}
+
+INLINE const uint8_t *rows_row(const struct rows *rows, int r) {
+    return rows->p + (size_t)r * rows->ld;
 }
 
 /* Bytes per block and slices per block of t. */
@@ -109,75 +133,110 @@ INLINE __m256i slice_ints(enum dtype t, const uint8_t *row, int b) {
     }
 }
 
-INLINE float slice_half(const uint8_t *p) {
-    unsigned short h;
-    memcpy(&h, p, 2);
-    return _cvtsh_ss(h);
-}
-
-/* The eight 6-bit scales and minima of a Q4_K or Q5_K block as bytes: in 4-byte words, scales 0-3 and 4-7,
- * minima 0-3 and 4-7. */
-INLINE void slice_k_scales(const uint8_t *p, uint32_t out[4]) {
-    uint32_t q[3];
-    memcpy(q, p, 12);
-    out[0] = q[0] & 0x3f3f3f3f;
-    out[1] = (q[2] & 0x0f0f0f0f) | (q[0] >> 6 & 0x03030303) << 4;
-    out[2] = q[1] & 0x3f3f3f3f;
-    out[3] = (q[2] >> 4 & 0x0f0f0f0f) | (q[1] >> 6 & 0x03030303) << 4;
-}
-
-/* One row of a super block type: scale of slice b at d[b * step] and, of its second half, d[b * step + half];
- * minimum at m[b * step]. */
-INLINE void slice_super_scales(enum dtype t, const uint8_t *p, float *d, float *m, int step, int half) {
-    if (t == DT_Q6_K) {
-        float scale = slice_half(p + 208);
-        for (int j = 0; j < 8; j++) {
-            d[j * step] = scale * (float)(int8_t)p[192 + 2 * j];
-            d[j * step + half] = scale * (float)(int8_t)p[192 + 2 * j + 1];
-        }
-        return;
-    }
-    uint32_t k[4];
-    float scale[8], min[8];
-    slice_k_scales(p + 4, k);
-    __m128i u = _mm_loadu_si128((const __m128i *)(const void *)k);
-    __m256 us = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(u));
-    __m256 um = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(u, u)));
-    _mm256_storeu_ps(scale, _mm256_mul_ps(us, _mm256_set1_ps(slice_half(p))));
-    _mm256_storeu_ps(min, _mm256_mul_ps(um, _mm256_set1_ps(-slice_half(p + 2))));
-    for (int j = 0; j < 8; j++) {
-        d[j * step] = scale[j];
-        m[j * step] = min[j];
-    }
-}
-
 #define CHUNK 16 /* slices that are unpacked together; a multiple of those in a block */
 
-/* Scales of slices b0 .. b0 + nb - 1 (nb <= CHUNK) of n_row (8 or 16) rows: d[(b - b0) * n_row + row], twice
- * as many (first halves, second halves) in a type of halves; minima likewise at m. */
-INLINE void slice_scales(enum dtype t, const uint8_t *const *row, int n_row, int b0, int nb, float *d,
-                         float *m) {
-    if (slice_is_super(t)) {
-        int step = slice_kind(t) == SLICE_HALVES ? 2 * n_row : n_row;
-        for (int b = 0; b < nb; b += 8)
-            for (int r = 0; r < n_row; r++)
-                slice_super_scales(t, slice_block(t, row[r], b0 + b), d + b * step + r, m + b * n_row + r,
-                                   step, n_row);
-        return;
+/* Byte i of vector j becomes byte j of vector i: four rounds of a perfect shuffle. */
+INLINE void transpose_bytes(__m128i v[16]) {
+    UNROLL for (int round = 0; round < 4; round++) {
+        __m128i to[16];
+        UNROLL for (int i = 0; i < 8; i++) {
+            to[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 8]);
+            to[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 8]);
+        }
+        UNROLL for (int i = 0; i < 16; i++)
+            v[i] = to[i];
     }
+}
+
+/* n_row (8 or 16) halves in 16 lanes, as float */
+INLINE void put_halves(float *d, __m128i lo, __m128i hi, int n_row) {
+    _mm256_storeu_ps(d, _mm256_cvtph_ps(lo));
+    if (n_row == 16)
+        _mm256_storeu_ps(d + 8, _mm256_cvtph_ps(hi));
+}
+
+/* d = scale * n_row bytes, signed or not */
+INLINE void put_scaled(float *d, __m128i u, const float *scale, int n_row, bool is_signed) {
+    UNROLL for (int i = 0; i < n_row; i += 8) {
+        __m256i w = is_signed ? _mm256_cvtepi8_epi32(u) : _mm256_cvtepu8_epi32(u);
+        _mm256_storeu_ps(d + i, _mm256_mul_ps(_mm256_loadu_ps(scale + i), _mm256_cvtepi32_ps(w)));
+        u = _mm_unpackhi_epi64(u, u);
+    }
+}
+
+/* One block of 8 slices of Q4_K or Q5_K: its first 16 bytes are d, dmin and 12 bytes of 6-bit scales and
+ * minima (slice_read has their places).  Transposed, the rows are lanes. */
+INLINE void slice_scales_k45(const uint8_t *p, size_t ld, int n_row, float *d, float *m) {
+    const __m128i low6 = _mm_set1_epi8(63), low4 = _mm_set1_epi8(15), low2 = _mm_set1_epi8(3);
+    __m128i v[16];
+    float scale[16], min[16];
+    UNROLL for (int r = 0; r < 16; r++)
+        v[r] = _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)(r % n_row) * ld));
+    transpose_bytes(v);
+    put_halves(scale, _mm_unpacklo_epi8(v[0], v[1]), _mm_unpackhi_epi8(v[0], v[1]), n_row);
+    put_halves(min, _mm_unpacklo_epi8(v[2], v[3]), _mm_unpackhi_epi8(v[2], v[3]), n_row);
+    UNROLL for (int r = 0; r < n_row; r++)
+        min[r] = -min[r];
+    const __m128i *q = v + 4;
+    UNROLL for (int j = 0; j < 4; j++) {
+        __m128i top = _mm_slli_epi16(_mm_and_si128(_mm_srli_epi16(q[j], 6), low2), 4);
+        __m128i top_m = _mm_slli_epi16(_mm_and_si128(_mm_srli_epi16(q[j + 4], 6), low2), 4);
+        __m128i rest = _mm_and_si128(q[j + 8], low4), rest_m = _mm_and_si128(_mm_srli_epi16(q[j + 8], 4), low4);
+        put_scaled(d + j * n_row, _mm_and_si128(q[j], low6), scale, n_row, false);
+        put_scaled(m + j * n_row, _mm_and_si128(q[j + 4], low6), min, n_row, false);
+        put_scaled(d + (j + 4) * n_row, _mm_or_si128(rest, top), scale, n_row, false);
+        put_scaled(m + (j + 4) * n_row, _mm_or_si128(rest_m, top_m), min, n_row, false);
+    }
+}
+
+/* One block of Q6_K: 16 signed bytes at 192, d at 208. */
+INLINE void slice_scales_k6(const uint8_t *p, size_t ld, int n_row, float *d) {
+    __m128i v[16];
+    unsigned short h[16];
+    float scale[16];
+    UNROLL for (int r = 0; r < 16; r++) {
+        const uint8_t *row = p + (size_t)(r % n_row) * ld;
+        v[r] = _mm_loadu_si128((const __m128i *)(const void *)(row + 192));
+        memcpy(h + r, row + 208, 2);
+    }
+    transpose_bytes(v);
+    put_halves(scale, _mm_loadu_si128((const __m128i *)(const void *)h),
+               _mm_loadu_si128((const __m128i *)(const void *)(h + 8)), n_row);
+    UNROLL for (int j = 0; j < 16; j++)
+        put_scaled(d + j * n_row, v[j], scale, n_row, true);
+}
+
+/* The same for eight or sixteen rows of the small blocks, each with a half, or two, in front of its slice. */
+INLINE void slice_scales_32(enum dtype t, const struct rows *rows, int n_row, int b0, int nb, float *d, float *m) {
     unsigned short h[CHUNK * 16], hm[CHUNK * 16]; /* gathered first, then converted eight at a time */
-    for (int r = 0; r < n_row; r++) {
-        const uint8_t *p = slice_block(t, row[r], b0);
-        for (int b = 0; b < nb; b++, p += slice_block_bytes(t)) {
-            memcpy(&h[b * n_row + r], p, 2);
+    for (int b = 0; b < nb; b++) {
+        const uint8_t *p = slice_block(t, rows->p, b0 + b);
+        UNROLL for (int r = 0; r < n_row; r++) {
+            memcpy(&h[b * n_row + r], p + (size_t)r * rows->ld, 2);
             if (slice_kind(t) == SLICE_MIN)
-                memcpy(&hm[b * n_row + r], p + 2, 2);
+                memcpy(&hm[b * n_row + r], p + (size_t)r * rows->ld + 2, 2);
         }
     }
     for (int i = 0; i < nb * n_row; i += 8) {
         _mm256_storeu_ps(d + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(h + i))));
         if (slice_kind(t) == SLICE_MIN)
             _mm256_storeu_ps(m + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(hm + i))));
+    }
+}
+
+/* Scales of slices b0 .. b0 + nb - 1 (nb <= CHUNK) of n_row (8 or 16) rows: d[(b - b0) * n_row + row], twice
+ * as many (first halves, second halves) in a type of halves; minima likewise at m. */
+INLINE void slice_scales(enum dtype t, const struct rows *rows, int n_row, int b0, int nb, float *d, float *m) {
+    if (!slice_is_super(t)) {
+        slice_scales_32(t, rows, n_row, b0, nb, d, m);
+        return;
+    }
+    for (int b = 0; b < nb; b += 8) {
+        const uint8_t *p = slice_block(t, rows->p, b0 + b);
+        if (t == DT_Q6_K)
+            slice_scales_k6(p, rows->ld, n_row, d + 2 * b * n_row);
+        else
+            slice_scales_k45(p, rows->ld, n_row, d + b * n_row, m + b * n_row);
     }
 }
 
