@@ -286,7 +286,7 @@ static bool known_layer_tensor(struct cfg *c, const char *name) {
         return !c->shared_norm && c->norm == NORM_LAYER;
     if (strcmp(name, "attn_norm.bias") == 0)
         return c->norm == NORM_LAYER;
-    if (strcmp(name, "ffn_gate.weight") == 0 || strcmp(name, "ffn_gate.bias") == 0)
+    if (strcmp(name, "ffn_gate.weight") == 0)
         return c->gated;
     if (strcmp(name, "attn_q_norm.weight") == 0 || strcmp(name, "attn_k_norm.weight") == 0)
         return c->qk_norm;
@@ -301,6 +301,7 @@ static bool known_layer_tensor(struct cfg *c, const char *name) {
                   {"attn_v.bias", offsetof(struct cfg, bias_qkv)},
                   {"attn_qkv.bias", offsetof(struct cfg, bias_qkv)},
                   {"attn_output.bias", offsetof(struct cfg, bias_o)},
+                  {"ffn_gate.bias", offsetof(struct cfg, bias_mlp)},
                   {"ffn_up.bias", offsetof(struct cfg, bias_mlp)},
                   {"ffn_down.bias", offsetof(struct cfg, bias_mlp)}};
     for (size_t i = 0; i < sizeof biases / sizeof *biases; i++)
