@@ -194,6 +194,10 @@ static void a_window_in_some_layers_only_is_refused(void **state) {
     json_object_set_new(j, "max_window_layers", json_integer(0));
     assert_ok(cfg_from_hf(&c, j, "config.json", &err), err);
     assert_int_equal(c.window, 16);
+    json_object_set_new(j, "use_sliding_window", json_false());
+    assert_ok(cfg_from_hf(&c, j, "config.json", &err), err);
+    assert_int_equal(c.window, 0);
+    json_object_set_new(j, "use_sliding_window", json_true());
     json_object_set_new(j, "max_window_layers", json_integer(1));
     assert_int_equal(cfg_from_hf(&c, j, "config.json", &err), -1);
     assert_non_null(strstr(err.msg, "max_window_layers"));
