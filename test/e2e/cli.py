@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 
@@ -208,6 +209,24 @@ def sampling_flags_reach_the_sampler():
     banned = plain[0]
     assert pumice(*base, "--logit-bias", f"{banned}-inf").json["ids"][0] != banned
     assert pumice(*base, "--logit-bias", f"{banned}-100").json["ids"][0] != banned
+
+
+@claim
+def a_flag_beats_the_models_default_which_beats_ours():
+    folder = tmp("own-defaults")
+    shutil.copytree(model(), folder, ignore=shutil.ignore_patterns("ref"))
+    path = os.path.join(folder, "generation_config.json")
+    os.chmod(folder, 0o755)
+    os.chmod(path, 0o644)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({"temperature": 3.0, "top_k": 1, "eos_token_id": 2}, f)
+    greedy = pumice("run", model(), "-p", PROMPT, "-n", 20, "--temp", 0, "--json").json["ids"]
+    flags = ["-p", PROMPT, "-n", 20, "-s", 1, "--json"]
+    assert pumice("run", folder, *flags).json["ids"] == greedy, "top_k 1 of generation_config.json is not used"
+    loose = ["--top-k", 0, "--top-p", 1, "--min-p", 0]
+    hot = pumice("run", folder, *flags, *loose).json["ids"]
+    assert hot == pumice("run", model(), *flags, *loose, "--temp", 3).json["ids"] != greedy
+    assert hot != pumice("run", model(), *flags, *loose).json["ids"]
 
 
 @claim
