@@ -21,8 +21,9 @@ struct pool {
     pthread_t *thread;
     _Alignas(64) atomic_uint generation; /* + 1 for each pool_run; futex word */
     atomic_bool stop;
-    _Alignas(64) atomic_int pending; /* workers not done with this generation; futex word */
+    _Alignas(64) atomic_int pending; /* shares of this generation not finished; futex word */
     _Alignas(64) atomic_int sleepers;
+    atomic_uint *taken; /* by share: the generation in which it was last begun */
     void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
     void *arg;
 };
@@ -62,6 +63,20 @@ static unsigned await_generation(struct pool *p, unsigned seen) {
     return now;
 }
 
+/* Computes shares of generation now, its own first, until none is left to begin.  fn and arg may be read only
+ * after a share was won: until that is finished, pool_run does not return and change them. */
+static void compute(struct pool *p, int id, unsigned now) {
+    for (int k = 0; k < p->n; k++) {
+        int share = (id + k) % p->n;
+        unsigned before = now - 1;
+        if (!atomic_compare_exchange_strong(&p->taken[share], &before, now))
+            continue;
+        p->fn(p->arg, share, p->n);
+        if (atomic_fetch_sub_explicit(&p->pending, 1, memory_order_acq_rel) == 1 && id != 0)
+            futex(&p->pending, FUTEX_WAKE, 1);
+    }
+}
+
 static void *work(void *arg) {
     struct worker w = *(struct worker *)arg;
     free(arg);
@@ -72,9 +87,7 @@ static void *work(void *arg) {
         seen = await_generation(w.pool, seen);
         if (atomic_load(&w.pool->stop))
             return NULL;
-        w.pool->fn(w.pool->arg, w.id, w.pool->n);
-        if (atomic_fetch_sub_explicit(&w.pool->pending, 1, memory_order_acq_rel) == 1)
-            futex(&w.pool->pending, FUTEX_WAKE, 1);
+        compute(w.pool, w.id, seen);
     }
 }
 
@@ -90,6 +103,7 @@ struct pool *pool_new(int n_threads) {
         abort();
     *p = (struct pool){.n = n_threads, .spin = n_threads <= n_cpu ? SPIN : 0};
     p->thread = mem_array((size_t)n_threads, sizeof *p->thread);
+    p->taken = mem_array((size_t)n_threads, sizeof *p->taken);
     /* The caller keeps the first processor's share unpinned: a library must not move its host's
      * thread.  Workers go to the remaining processors, one each; with more threads than
      * processors none is pinned. */
@@ -119,6 +133,7 @@ void pool_free(struct pool *p) {
     for (int id = 1; id < p->n; id++)
         pthread_join(p->thread[id], NULL);
     free(p->thread);
+    free(p->taken);
     free(p);
 }
 
@@ -133,11 +148,11 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     }
     p->fn = fn;
     p->arg = arg;
-    atomic_store(&p->pending, p->n - 1);
-    atomic_fetch_add(&p->generation, 1); /* sequentially consistent with the sleepers count below */
+    atomic_store(&p->pending, p->n);
+    unsigned now = atomic_fetch_add(&p->generation, 1) + 1; /* ordered before the sleepers count below */
     if (atomic_load(&p->sleepers) > 0)
         futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
-    fn(arg, 0, p->n);
+    compute(p, 0, now);
     for (int i = 0; i < p->spin; i++) {
         if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
             return;
