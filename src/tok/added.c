@@ -20,7 +20,8 @@ static int by_match(const void *pa, const void *pb) {
 
 static bool is_marker(const struct added *a) {
     char head = a->text[0], tail = a->text[a->len - 1];
-    return a->special || (a->len > 2 && ((head == '<' && tail == '>') || (head == '[' && tail == ']')));
+    return a->special ||
+           (a->len > 2 && ((head == '<' && tail == '>') || (head == '[' && tail == ']')));
 }
 
 static void build_one(struct matcher *m, struct tok *t, bool normalized, bool special) {
@@ -41,7 +42,8 @@ void matcher_build(struct tok *t) {
         struct added *a = &t->added[i];
         const char *s = a->text;
         size_t n = a->len;
-        a->normalized = a->normalized && !a->special; /* special tokens always match as they are written */
+        a->normalized =
+            a->normalized && !a->special; /* special tokens always match as they are written */
         if (a->match)
             continue;
         if (a->normalized && norm_run(&e, a->text, a->len, &s, &n) == 0 && n <= TOK_MAX_PIECE)
@@ -108,7 +110,8 @@ static bool stands_alone(const char *text, size_t n, size_t lo, size_t hi) {
 }
 
 /* The longest token at `at`, respecting single_word. */
-static const struct added *match_at(const struct matcher *m, const char *text, size_t n, size_t at) {
+static const struct added *match_at(const struct matcher *m, const char *text, size_t n,
+                                    size_t at) {
     const struct added *best = NULL;
     int lo = 0, hi = m->n;
     for (uint32_t depth = 0; at + depth < n; depth++) {
@@ -118,14 +121,15 @@ static const struct added *match_at(const struct matcher *m, const char *text, s
         if (lo == hi)
             break;
         const struct added *a = m->sorted[lo];
-        if (a->match_len == depth + 1 && (!a->single_word || stands_alone(text, n, at, at + depth + 1)))
+        if (a->match_len == depth + 1 &&
+            (!a->single_word || stands_alone(text, n, at, at + depth + 1)))
             best = a;
     }
     return best;
 }
 
-const struct added *matcher_find(const struct matcher *m, const char *text, size_t n, size_t from, size_t *lo,
-                                 size_t *hi) {
+const struct added *matcher_find(const struct matcher *m, const char *text, size_t n, size_t from,
+                                 size_t *lo, size_t *hi) {
     if (m->n == 0)
         return NULL;
     for (size_t at = from; at < n; at++) {
@@ -137,9 +141,11 @@ const struct added *matcher_find(const struct matcher *m, const char *text, size
         int32_t cp;
         *lo = at;
         *hi = at + a->match_len;
-        for (size_t s; a->lstrip && *lo > from && is_space(char_before(text, *lo, from, &s)); *lo = s)
+        for (size_t s; a->lstrip && *lo > from && is_space(char_before(text, *lo, from, &s));
+             *lo = s)
             continue;
-        for (int len; a->rstrip && (len = utf8_next(text + *hi, text + n, &cp)) && is_space(cp); *hi += (size_t)len)
+        for (int len; a->rstrip && (len = utf8_next(text + *hi, text + n, &cp)) && is_space(cp);
+             *hi += (size_t)len)
             continue;
         return a;
     }

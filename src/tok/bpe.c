@@ -13,8 +13,8 @@
 
 #define NO_RANK UINT32_MAX
 #define NONE UINT32_MAX
-#define SHORT 40                  /* symbols up to which the quadratic scan wins */
-#define JUNCTION_BITS (1u << 18)  /* a false hit only costs a cut */
+#define SHORT 40                 /* symbols up to which the quadratic scan wins */
+#define JUNCTION_BITS (1u << 18) /* a false hit only costs a cut */
 
 static inline uint64_t pair_hash(int32_t left, int32_t right) {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15ull;
@@ -114,16 +114,16 @@ static size_t scan_run(const struct tok *t, int32_t *sym, size_t n) {
 
 /* ---- long stretches ---- */
 
-struct link {             /* one symbol of the stretch */
-    uint32_t prev, next;  /* positions, NONE at the ends */
-    uint32_t rank;        /* of the pair (this, next), NO_RANK if it has no merge or the symbol is gone */
-    int32_t id;           /* what that merge makes */
+struct link {            /* one symbol of the stretch */
+    uint32_t prev, next; /* positions, NONE at the ends */
+    uint32_t rank; /* of the pair (this, next), NO_RANK if it has no merge or the symbol is gone */
+    int32_t id;    /* what that merge makes */
 };
-struct node {             /* an entry of a rank's list */
+struct node { /* an entry of a rank's list */
     uint32_t pos, next;
 };
 struct list {
-    uint32_t head, tail;  /* nodes; head NONE = empty, and then the rank is not in the rank heap */
+    uint32_t head, tail; /* nodes; head NONE = empty, and then the rank is not in the rank heap */
 };
 
 struct queue {
@@ -131,11 +131,11 @@ struct queue {
     size_t cap;
     struct node *node;
     uint32_t n_node, cap_node;
-    uint32_t unused;      /* nodes taken from lists, chained for reuse: they are in cache */
-    struct list *list;    /* by rank */
-    uint32_t *rank;       /* binary heap of the ranks with a list */
+    uint32_t unused;   /* nodes taken from lists, chained for reuse: they are in cache */
+    struct list *list; /* by rank */
+    uint32_t *rank;    /* binary heap of the ranks with a list */
     size_t n_rank, cap_rank;
-    uint64_t *over;       /* binary heap of rank << 32 | position */
+    uint64_t *over; /* binary heap of rank << 32 | position */
     size_t n_over, cap_over;
 };
 
@@ -341,7 +341,8 @@ static void stretch(struct enc *e, int32_t *sym, size_t n_sym, const char *s, si
     }
     n_sym = n_sym <= SHORT ? scan_run(t, sym, n_sym) : queue_run(e, sym, n_sym);
     if (maybe >= 0)
-        atomic_store_explicit(&t->whole[maybe], n_sym == 1 && sym[0] == maybe ? 1 : 2, memory_order_relaxed);
+        atomic_store_explicit(&t->whole[maybe], n_sym == 1 && sym[0] == maybe ? 1 : 2,
+                              memory_order_relaxed);
     ids_addn(e->out, sym, n_sym);
 }
 
@@ -353,7 +354,8 @@ static void emit_unknown(struct enc *e) {
 }
 
 /* Symbols of one character of SentencePiece text: its piece, or its bytes, or none.  Returns their number. */
-static inline int char_symbols(const struct tok *t, const char *s, int len, int32_t cp, int32_t sym[4]) {
+static inline int char_symbols(const struct tok *t, const char *s, int len, int32_t cp,
+                               int32_t sym[4]) {
     sym[0] = cp < 0x10000 ? t->char_id[cp] : map_get(t->by_piece, s, (size_t)len);
     if (sym[0] >= 0 && (cp < 0x10000 || t->piece[sym[0]].kind == PIECE_NORMAL))
         return 1;
@@ -428,7 +430,8 @@ static void byte_word(struct enc *e, const char *s, size_t n) {
     }
     stretch(e, v->id, v->n, s, 0);
     if (maybe >= 0)
-        atomic_store_explicit(&t->whole[maybe], e->out->n == before + 1 && e->out->id[before] == maybe ? 1 : 2,
+        atomic_store_explicit(&t->whole[maybe],
+                              e->out->n == before + 1 && e->out->id[before] == maybe ? 1 : 2,
                               memory_order_relaxed);
 }
 

@@ -10,9 +10,10 @@
 #include "base/mem.h"
 #include "tok/impl.h"
 
-#define MAX_VALUES ((size_t)4 << 20) /* in one tokenizer.json; a vocabulary of 262,144 has 1.8 million */
+#define MAX_VALUES                                                                                 \
+    ((size_t)4 << 20) /* in one tokenizer.json; a vocabulary of 262,144 has 1.8 million */
 #define MAX_CONFIG ((size_t)16 << 20)
-#define MAX_CONTENT 32               /* bytes that a replacement may insert */
+#define MAX_CONTENT 32 /* bytes that a replacement may insert */
 
 /* Refuses JSON whose values would take far more memory than its text. */
 static int count_values(const char *path, const char *s, size_t n, struct err *err) {
@@ -35,7 +36,8 @@ static int refuse(const char *path, const char *field, const json_t *o, struct e
     const json_t *type = json_object_get(o, "type");
     if (!json_is_string(type))
         return err_set(err, E_FORMAT, "%s: %s: no type", path, field);
-    return err_set(err, E_FORMAT, "%s: %s: type '%.40s' is not supported", path, field, json_string_value(type));
+    return err_set(err, E_FORMAT, "%s: %s: type '%.40s' is not supported", path, field,
+                   json_string_value(type));
 }
 
 static bool is_type(const json_t *o, const char *type) {
@@ -44,8 +46,8 @@ static bool is_type(const json_t *o, const char *type) {
 }
 
 /* A string value with its length; absent = untouched. */
-static int get_text(const json_t *o, const char *path, const char *field, const char *key, const char **s,
-                    size_t *n, struct err *err) {
+static int get_text(const json_t *o, const char *path, const char *field, const char *key,
+                    const char **s, size_t *n, struct err *err) {
     const json_t *v = json_object_get(o, key);
     if (!v || json_is_null(v))
         return 0;
@@ -57,15 +59,16 @@ static int get_text(const json_t *o, const char *path, const char *field, const 
 }
 
 /* The one key of {"Regex": ...} or {"String": ...}. */
-static int get_pattern(const json_t *o, const char *path, const char *field, bool *regex, const char **s,
-                       size_t *n, struct err *err) {
+static int get_pattern(const json_t *o, const char *path, const char *field, bool *regex,
+                       const char **s, size_t *n, struct err *err) {
     const json_t *p = json_object_get(o, "pattern");
     *regex = json_object_get(p, "Regex") != NULL;
     *s = NULL;
     if (get_text(p, path, field, *regex ? "Regex" : "String", s, n, err))
         return -1;
     if (!*s || *n == 0)
-        return err_set(err, E_FORMAT, "%s: %s.pattern: must be a non-empty Regex or String", path, field);
+        return err_set(err, E_FORMAT, "%s: %s.pattern: must be a non-empty Regex or String", path,
+                       field);
     return 0;
 }
 
@@ -92,13 +95,15 @@ static int add_norm(struct tok *t, const json_t *o, struct err *err) {
     static const struct {
         const char *name;
         enum norm_type type;
-    } plain[] = {{"NFC", NORM_NFC},   {"NFD", NORM_NFD},         {"NFKC", NORM_NFKC},
-                 {"NFKD", NORM_NFKD}, {"Lowercase", NORM_LOWER}, {"StripAccents", NORM_STRIP_ACCENTS}};
+    } plain[] = {{"NFC", NORM_NFC},         {"NFD", NORM_NFD},
+                 {"NFKC", NORM_NFKC},       {"NFKD", NORM_NFKD},
+                 {"Lowercase", NORM_LOWER}, {"StripAccents", NORM_STRIP_ACCENTS}};
     struct norm *op = &t->norm[t->n_norm];
     const char *to = NULL;
     size_t n = 0;
     if (t->n_norm >= TOK_MAX_STEPS - 1) /* one is kept for spm_squeeze */
-        return err_set(err, E_FORMAT, "%s: normalizer: more than %d steps", t->path, TOK_MAX_STEPS - 1);
+        return err_set(err, E_FORMAT, "%s: normalizer: more than %d steps", t->path,
+                       TOK_MAX_STEPS - 1);
     t->n_norm++; /* what op owns is freed with t from here on */
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         if (is_type(o, plain[i].name)) {
@@ -126,14 +131,15 @@ static int add_norm(struct tok *t, const json_t *o, struct err *err) {
         return -1;
     }
     if (op->to_len > MAX_CONTENT)
-        return err_set(err, E_FORMAT, "%s: normalizer: inserts %zu bytes, more than %d", t->path, op->to_len,
-                       MAX_CONTENT);
+        return err_set(err, E_FORMAT, "%s: normalizer: inserts %zu bytes, more than %d", t->path,
+                       op->to_len, MAX_CONTENT);
     return 0;
 }
 
 /* Calls add for o, or for each item of it if it is a Sequence; sequences may nest eight deep. */
-static int each_step(struct tok *t, const json_t *o, const char *field, const char *items, int depth,
-                     int (*add)(struct tok *, const json_t *, struct err *), struct err *err) {
+static int each_step(struct tok *t, const json_t *o, const char *field, const char *items,
+                     int depth, int (*add)(struct tok *, const json_t *, struct err *),
+                     struct err *err) {
     size_t i;
     json_t *item;
     if (!o || json_is_null(o))
@@ -165,20 +171,22 @@ static struct pre *next_pre(struct tok *t, enum pre_type type, struct err *err) 
 }
 
 static int add_split(struct tok *t, const json_t *o, struct err *err) {
-    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
-                                        "Contiguous"}; /* ORDER: enum split */
+    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                        "MergedWithNext", "Contiguous"}; /* ORDER: enum split */
     const char *s, *how = "";
     size_t n;
     bool regex;
     struct pre *p = next_pre(t, PRE_STRING, err);
     if (!p || get_pattern(o, t->path, "pre_tokenizer", &regex, &s, &n, err) ||
-        json_get_str(o, t->path, "behavior", &how, err) || json_get_bool(o, t->path, "invert", &p->invert, err))
+        json_get_str(o, t->path, "behavior", &how, err) ||
+        json_get_bool(o, t->path, "invert", &p->invert, err))
         return -1;
     size_t i = 0;
     while (i < 5 && strcmp(names[i], how) != 0)
         i++;
     if (i == 5)
-        return err_set(err, E_FORMAT, "%s: pre_tokenizer.behavior: '%.40s' is not supported", t->path, how);
+        return err_set(err, E_FORMAT, "%s: pre_tokenizer.behavior: '%.40s' is not supported",
+                       t->path, how);
     p->split = (enum split)i;
     p->text = arena_add(t, s, n);
     p->text_len = n;
@@ -206,10 +214,11 @@ static int add_metaspace(struct tok *t, const json_t *o, struct err *err) {
     else if (strcmp(scheme, "first") == 0)
         p->prepend = PREPEND_FIRST;
     else if (strcmp(scheme, "always") != 0)
-        return err_set(err, E_FORMAT, "%s: pre_tokenizer.prepend_scheme: '%.40s' is not supported", t->path,
-                       scheme);
+        return err_set(err, E_FORMAT, "%s: pre_tokenizer.prepend_scheme: '%.40s' is not supported",
+                       t->path, scheme);
     if (n == 0 || n > 4)
-        return err_set(err, E_FORMAT, "%s: pre_tokenizer.replacement: must be one character", t->path);
+        return err_set(err, E_FORMAT, "%s: pre_tokenizer.replacement: must be one character",
+                       t->path);
     p->split = split ? SPLIT_NEXT : SPLIT_ISOLATED;
     p->text = arena_add(t, with, n);
     p->text_len = n;
@@ -219,7 +228,8 @@ static int add_metaspace(struct tok *t, const json_t *o, struct err *err) {
 static int add_pre(struct tok *t, const json_t *o, struct err *err) {
     bool prefix = true, regex = true, each = false;
     if (t->bytes) /* what follows would see the byte alphabet, not text */
-        return err_set(err, E_FORMAT, "%s: pre_tokenizer: ByteLevel must be the last step", t->path);
+        return err_set(err, E_FORMAT, "%s: pre_tokenizer: ByteLevel must be the last step",
+                       t->path);
     if (is_type(o, "ByteLevel")) {
         t->bytes = true;
         if (json_get_bool(o, t->path, "add_prefix_space", &prefix, err) ||
@@ -256,8 +266,8 @@ static int add_post(struct tok *t, const json_t *o, struct err *err) {
         return 0;
     t->bos = vocab_find(t, json_string_value(name), json_string_length(name));
     if (t->bos < 0)
-        return err_set(err, E_FORMAT, "%s: post_processor: '%.40s' is not in the vocabulary", t->path,
-                       json_string_value(name));
+        return err_set(err, E_FORMAT, "%s: post_processor: '%.40s' is not in the vocabulary",
+                       t->path, json_string_value(name));
     t->add_bos = true;
     return 0;
 }
@@ -267,11 +277,13 @@ static int add_post(struct tok *t, const json_t *o, struct err *err) {
 static int add_strip(struct tok *t, const json_t *o, struct err *err) {
     int64_t start = 0, stop = 0;
     const char *what = " ";
-    if (json_get_int(o, t->path, "start", 0, 1, &start, err) || json_get_int(o, t->path, "stop", 0, 0, &stop, err) ||
+    if (json_get_int(o, t->path, "start", 0, 1, &start, err) ||
+        json_get_int(o, t->path, "stop", 0, 0, &stop, err) ||
         json_get_str(o, t->path, "content", &what, err))
         return -1;
     if (strcmp(what, " ") != 0)
-        return err_set(err, E_FORMAT, "%s: decoder: Strip of '%.40s' is not supported", t->path, what);
+        return err_set(err, E_FORMAT, "%s: decoder: Strip of '%.40s' is not supported", t->path,
+                       what);
     t->strip_first = start == 1;
     return 0;
 }
@@ -304,9 +316,12 @@ static int add_decoder(struct tok *t, const json_t *o, struct err *err) {
     if (get_pattern(o, t->path, "decoder", &regex, &from, &n, err) ||
         get_text(o, t->path, "decoder", "content", &to, &n_to, err))
         return -1;
-    if (regex || n_to > n || ++t->n_replace > TOK_MAX_STEPS) /* so pieces cannot grow without bound */
+    if (regex || n_to > n ||
+        ++t->n_replace > TOK_MAX_STEPS) /* so pieces cannot grow without bound */
         return err_set(err, E_FORMAT, "%s: decoder: %s is not supported", t->path,
-                       regex ? "Replace of a Regex" : n_to > n ? "Replace by a longer string" : "so many Replace");
+                       regex      ? "Replace of a Regex"
+                       : n_to > n ? "Replace by a longer string"
+                                  : "so many Replace");
     spm_spell(t, from, to, false);
     return 0;
 }
@@ -320,7 +335,8 @@ static int add_vocab(struct tok *t, const json_t *vocab, struct err *err) {
         return err_set(err, E_FORMAT, "%s: vocab must be an object", t->path);
     json_object_foreach((json_t *)vocab, key, v) {
         if (!json_is_integer(v))
-            return err_set(err, E_FORMAT, "%s: vocab: the id of '%.40s' is not an integer", t->path, key);
+            return err_set(err, E_FORMAT, "%s: vocab: the id of '%.40s' is not an integer", t->path,
+                           key);
         if (vocab_add(t, json_integer_value(v), key, strlen(key), PIECE_NORMAL, err))
             return -1;
     }
@@ -343,10 +359,11 @@ static int add_merges(struct tok *t, const json_t *merges, struct err *err) {
     size_t i;
     json_t *m;
     if (!json_is_array(merges))
-        return err_set(err, E_FORMAT, "%s: model.merges: %s", t->path, merges ? "must be an array" : "missing");
+        return err_set(err, E_FORMAT, "%s: model.merges: %s", t->path,
+                       merges ? "must be an array" : "missing");
     if (json_array_size(merges) > TOK_MAX_MERGES)
-        return err_set(err, E_FORMAT, "%s: model.merges: %zu, more than %d", t->path, json_array_size(merges),
-                       TOK_MAX_MERGES);
+        return err_set(err, E_FORMAT, "%s: model.merges: %zu, more than %d", t->path,
+                       json_array_size(merges), TOK_MAX_MERGES);
     bpe_reserve(t, json_array_size(merges));
     json_array_foreach(merges, i, m) {
         if (add_merge(t, m, (uint32_t)i, err))
@@ -373,12 +390,14 @@ static int add_model(struct tok *t, const json_t *m, struct err *err) {
     if (*prefix || *suffix)
         return err_set(err, E_FORMAT, "%s: model.%s: not supported", t->path,
                        *prefix ? "continuing_subword_prefix" : "end_of_word_suffix");
-    if (add_vocab(t, json_object_get(m, "vocab"), err) || add_merges(t, json_object_get(m, "merges"), err))
+    if (add_vocab(t, json_object_get(m, "vocab"), err) ||
+        add_merges(t, json_object_get(m, "merges"), err))
         return -1;
     if (unk) {
         t->unk = vocab_find(t, unk, strlen(unk));
         if (t->unk < 0)
-            return err_set(err, E_FORMAT, "%s: model.unk_token: '%.40s' is not in the vocabulary", t->path, unk);
+            return err_set(err, E_FORMAT, "%s: model.unk_token: '%.40s' is not in the vocabulary",
+                           t->path, unk);
         t->piece[t->unk].kind = PIECE_UNKNOWN;
     }
     return t->byte_fallback ? vocab_check_bytes(t, err) : 0;
@@ -392,12 +411,13 @@ static int add_token(struct tok *t, const json_t *o, int64_t id, struct err *err
     a.normalized = !a.special;
     if (get_text(o, t->path, "added_tokens", "content", &a.text, &n, err) ||
         json_get_bool(o, t->path, "normalized", &a.normalized, err) ||
-        json_get_bool(o, t->path, "lstrip", &a.lstrip, err) || json_get_bool(o, t->path, "rstrip", &a.rstrip, err) ||
+        json_get_bool(o, t->path, "lstrip", &a.lstrip, err) ||
+        json_get_bool(o, t->path, "rstrip", &a.rstrip, err) ||
         json_get_bool(o, t->path, "single_word", &a.single_word, err))
         return -1;
     if (!a.text || n == 0 || n > TOK_MAX_PIECE)
-        return err_set(err, E_FORMAT, "%s: added_tokens: the content of id %lld is %s", t->path, (long long)id,
-                       n ? "too long" : "missing or empty");
+        return err_set(err, E_FORMAT, "%s: added_tokens: the content of id %lld is %s", t->path,
+                       (long long)id, n ? "too long" : "missing or empty");
     a.len = (uint32_t)n;
     return vocab_add_token(t, &a, id, err);
 }
@@ -412,8 +432,10 @@ static int add_tokens(struct tok *t, const json_t *list, struct err *err) {
     json_array_foreach(list, i, o) {
         int64_t id = -1;
         if (!json_is_object(o))
-            return err_set(err, E_FORMAT, "%s: added_tokens: entry %zu is not an object", t->path, i);
-        if (json_get_int(o, t->path, "id", 0, TOK_MAX_IDS - 1, &id, err) || add_token(t, o, id, err))
+            return err_set(err, E_FORMAT, "%s: added_tokens: entry %zu is not an object", t->path,
+                           i);
+        if (json_get_int(o, t->path, "id", 0, TOK_MAX_IDS - 1, &id, err) ||
+            add_token(t, o, id, err))
             return -1;
     }
     return 0;
@@ -427,11 +449,14 @@ static struct tok *load_json(const char *path, const void *data, size_t n, struc
     if (!j)
         return NULL;
     struct tok *t = vocab_new(path);
-    if (each_step(t, json_object_get(j, "pre_tokenizer"), "pre_tokenizer", "pretokenizers", 0, add_pre, err) ||
+    if (each_step(t, json_object_get(j, "pre_tokenizer"), "pre_tokenizer", "pretokenizers", 0,
+                  add_pre, err) ||
         add_model(t, json_object_get(j, "model"), err) ||
         add_tokens(t, json_object_get(j, "added_tokens"), err) ||
-        each_step(t, json_object_get(j, "normalizer"), "normalizer", "normalizers", 0, add_norm, err) ||
-        each_step(t, json_object_get(j, "post_processor"), "post_processor", "processors", 0, add_post, err) ||
+        each_step(t, json_object_get(j, "normalizer"), "normalizer", "normalizers", 0, add_norm,
+                  err) ||
+        each_step(t, json_object_get(j, "post_processor"), "post_processor", "processors", 0,
+                  add_post, err) ||
         each_step(t, json_object_get(j, "decoder"), "decoder", "decoders", 0, add_decoder, err)) {
         tok_free(t);
         t = NULL;
@@ -453,7 +478,8 @@ struct tok *hf_parse(const char *path, const void *data, size_t n, struct err *e
 
 /* Parses dir/name if it is there: *out NULL where absent, owned by the caller.  All numbers become reals:
  * public configurations hold a model_max_length of 10^30. */
-static int optional_json(const char *dir, const char *name, json_t **out, char **path, struct err *err) {
+static int optional_json(const char *dir, const char *name, json_t **out, char **path,
+                         struct err *err) {
     json_error_t je;
     *path = path_join(dir, name);
     *out = NULL;
@@ -461,7 +487,8 @@ static int optional_json(const char *dir, const char *name, json_t **out, char *
         return 0;
     struct buf b = {0};
     if (file_read(*path, MAX_CONFIG, &b, err) == 0 && count_values(*path, b.data, b.len, err) == 0)
-        *out = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &je);
+        *out = json_loadb(b.data, b.len,
+                          JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &je);
     if (!*out)
         err_set(err, E_FORMAT, "%s: invalid JSON at byte %d: %s", *path, je.position, je.text);
     buf_free(&b);
@@ -506,7 +533,8 @@ static int mark_specials(struct tok *t, const json_t *config, struct err *err) {
 }
 
 /* {"id": {content, special, ...}}: tokens that tokenizer.json may lack. */
-static int add_decoder_tokens(struct tok *t, const char *path, const json_t *list, struct err *err) {
+static int add_decoder_tokens(struct tok *t, const char *path, const json_t *list,
+                              struct err *err) {
     const char *key;
     json_t *o;
     if (list && !json_is_null(list) && !json_is_object(list))
@@ -515,7 +543,9 @@ static int add_decoder_tokens(struct tok *t, const char *path, const json_t *lis
         char *end;
         long long id = strtoll(key, &end, 10);
         if (*end || end == key || id < 0 || id >= TOK_MAX_IDS || !json_is_object(o))
-            return err_set(err, E_FORMAT, "%s: added_tokens_decoder: '%.40s' is not an id with an object", path, key);
+            return err_set(err, E_FORMAT,
+                           "%s: added_tokens_decoder: '%.40s' is not an id with an object", path,
+                           key);
         if (add_token(t, o, id, err))
             return -1;
     }
@@ -558,7 +588,8 @@ static int read_template(struct tok *t, const char *dir, struct err *err) {
 }
 
 /* tokenizer_config.json and special_tokens_map.json: names of BOS and EOS, more tokens, the template. */
-static int read_config(struct tok *t, const char *dir, const json_t *config, const char *path, struct err *err) {
+static int read_config(struct tok *t, const char *dir, const json_t *config, const char *path,
+                       struct err *err) {
     char *map_path;
     json_t *map = NULL;
     int rc = -1;
@@ -615,7 +646,8 @@ static int read_merges(struct tok *t, const char *path, struct err *err) {
         if (!gap || strchr(gap + 1, ' '))
             rc = err_set(err, E_FORMAT, "%s: line %d is not two pieces", path, number);
         else
-            rc = vocab_add_merge(t, line, (size_t)(gap - line), gap + 1, strlen(gap + 1), rank++, err);
+            rc = vocab_add_merge(t, line, (size_t)(gap - line), gap + 1, strlen(gap + 1), rank++,
+                                 err);
     }
 out:
     buf_free(&b);
@@ -630,7 +662,8 @@ static int class_pre(struct tok *t, const char *path, const json_t *config, stru
         return -1;
     if (prefix)
         t->pre[t->n_pre++].type = PRE_PREFIX_SPACE;
-    if (!name || strncmp(name, "GPT2Tokenizer", 13) == 0 || strncmp(name, "CodeGenTokenizer", 16) == 0) {
+    if (!name || strncmp(name, "GPT2Tokenizer", 13) == 0 ||
+        strncmp(name, "CodeGenTokenizer", 16) == 0) {
         t->pre[t->n_pre++].type = PRE_GPT2; /* the format is GPT-2's own */
         return 0;
     }
@@ -639,7 +672,8 @@ static int class_pre(struct tok *t, const char *path, const json_t *config, stru
         t->norm[t->n_norm++].type = NORM_NFC;
         return 0;
     }
-    return err_set(err, E_FORMAT, "%s: tokenizer_class: '%.40s' with vocab.json and merges.txt is not supported",
+    return err_set(err, E_FORMAT,
+                   "%s: tokenizer_class: '%.40s' with vocab.json and merges.txt is not supported",
                    path, name);
 }
 
@@ -653,7 +687,8 @@ static int read_added(struct tok *t, const char *dir, struct err *err) {
         struct added a = {.text = key, .len = (uint32_t)strlen(key)};
         double id = json_is_number(v) ? json_number_value(v) : -1;
         if (rc == 0 && !(id >= 0 && id < TOK_MAX_IDS && id == (int)id))
-            rc = err_set(err, E_FORMAT, "%s: the id of '%.40s' is not in 0..%d", path, key, TOK_MAX_IDS - 1);
+            rc = err_set(err, E_FORMAT, "%s: the id of '%.40s' is not in 0..%d", path, key,
+                         TOK_MAX_IDS - 1);
         if (rc == 0)
             rc = vocab_add_token(t, &a, (int64_t)id, err);
     }
@@ -673,8 +708,8 @@ static struct tok *load_vocab_merges(const char *dir, const json_t *config, cons
         goto out;
     t = vocab_new(vocab);
     t->bytes = true;
-    if (add_vocab(t, j, err) || read_merges(t, merges, err) || class_pre(t, config_path, config, err) ||
-        read_added(t, dir, err)) {
+    if (add_vocab(t, j, err) || read_merges(t, merges, err) ||
+        class_pre(t, config_path, config, err) || read_added(t, dir, err)) {
         tok_free(t);
         t = NULL;
     }

@@ -199,6 +199,11 @@ int regex_find(struct enc *e, const struct regex *r, const char *sub, size_t n, 
 void regex_state_free(struct regex_state *s);
 /* Names the scanner that equals this pattern, or compiles it.  0 or -1. */
 int pre_from_pattern(const char *path, const char *pattern, size_t n, struct pre *p, struct err *err);
+const char *pre_pattern(const struct pre *p); /* of a scanner: the pattern that it equals */
+/* The end of the word that starts at text < end; only for a scanner. */
+const char *pre_next(const struct pre *p, const char *text, const char *end);
+/* The last place in (0, n) where a text may be cut without changing any scanner's words; 0 = none. */
+size_t pre_cut(const char *text, size_t n);
 
 /* bpe.c */
 void bpe_reserve(struct tok *t, size_t n_merges);

@@ -39,8 +39,8 @@ int utf8_next(const char *p, const char *end, int32_t *cp) {
 bool is_space(int32_t cp) {
     if (cp < 0x1680)
         return cp == 0x20 || (cp >= 9 && cp <= 13) || cp == 0x85 || cp == 0xa0;
-    return cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f ||
-           cp == 0x205f || cp == 0x3000;
+    return cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 ||
+           cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
 static void add_cp(struct buf *out, int32_t cp) {
@@ -52,7 +52,8 @@ static void add_cp(struct buf *out, int32_t cp) {
 static bool is_inert(int32_t cp) {
     if (cp < 0x80)
         return true;
-    if ((cp >= 0x1100 && cp <= 0x11ff) || (cp >= 0xac00 && cp <= 0xd7a3)) /* Hangul composes by rule */
+    if ((cp >= 0x1100 && cp <= 0x11ff) ||
+        (cp >= 0xac00 && cp <= 0xd7a3)) /* Hangul composes by rule */
         return false;
     const utf8proc_property_t *p = utf8proc_get_property(cp);
     return p->combining_class == 0 && p->decomp_seqindex == UINT16_MAX &&
@@ -104,10 +105,13 @@ static void canonical_order(int32_t *cp, size_t n) {
 }
 
 /* Appends the form of the valid UTF-8 s[0..n). */
-static void unicode_part(enum norm_type form, const char *s, size_t n, struct ids *cps, struct buf *out) {
+static void unicode_part(enum norm_type form, const char *s, size_t n, struct ids *cps,
+                         struct buf *out) {
     const char *end = s + n;
-    bool compat = form == NORM_NFKC || form == NORM_NFKD, compose = form == NORM_NFC || form == NORM_NFKC;
-    int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0), boundary = 0;
+    bool compat = form == NORM_NFKC || form == NORM_NFKD,
+         compose = form == NORM_NFC || form == NORM_NFKC;
+    int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0),
+        boundary = 0;
     int32_t cp = 0;
     cps->n = 0;
     for (int len; s < end; s += len) {
@@ -196,7 +200,8 @@ static void replace(const struct norm *op, const char *s, size_t n, struct buf *
     buf_add(out, s, (size_t)(end - s));
 }
 
-static int replace_regex(struct enc *e, const struct norm *op, const char *s, size_t n, struct buf *out) {
+static int replace_regex(struct enc *e, const struct norm *op, const char *s, size_t n,
+                         struct buf *out) {
     struct buf copy = {0};
     const char *sub = regex_subject(s, n, &copy);
     size_t at = 0, lo, hi;
@@ -278,7 +283,8 @@ int norm_run(struct enc *e, const char *text, size_t n, const char **out, size_t
             break;
         }
         if (b->len > limit && rc == 0)
-            rc = err_set(e->err, E_FORMAT, "%s: normalizer: makes more than %zu bytes of the text", t->path, limit);
+            rc = err_set(e->err, E_FORMAT, "%s: normalizer: makes more than %zu bytes of the text",
+                         t->path, limit);
         if (changed) {
             text = b->data ? b->data : "";
             n = b->len;

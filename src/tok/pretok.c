@@ -383,26 +383,20 @@ static int prefix_space_run(struct enc *e, int step, const char *text, size_t n)
 }
 
 int pre_run(struct enc *e, int step, const char *text, size_t n) {
-    const char *p = text, *end = text + n, *q;
-    int rc = 0;
     if (step == e->t->n_pre) {
         bpe_word(e, text, n);
         return 0;
     }
-    const struct pre *pre = &e->t->pre[step];
-    switch (pre->type) {
+    const struct pre *p = &e->t->pre[step];
+    switch (p->type) {
     case PRE_GPT2:
-        for (; p < end && rc == 0; p = q) {
-            q = gpt2_word(p, end);
-            rc = pre_run(e, step + 1, p, (size_t)(q - p));
-        }
-        return rc;
     case PRE_LLAMA3:
-        for (; p < end && rc == 0; p = q) {
-            q = llama3_word(p, end, pre->digits);
-            rc = pre_run(e, step + 1, p, (size_t)(q - p));
+        for (const char *next, *end = text + n; text < end; text = next) {
+            next = pre_next(p, text, end);
+            if (pre_run(e, step + 1, text, (size_t)(next - text)))
+                return -1;
         }
-        return rc;
+        return 0;
     case PRE_DIGITS:
         return digits_run(e, step, text, n);
     case PRE_REGEX:
@@ -411,24 +405,30 @@ int pre_run(struct enc *e, int step, const char *text, size_t n) {
     case PRE_METASPACE:
         return metaspace_run(e, step, text, n);
     case PRE_PREFIX_SPACE:
-        return prefix_space_run(e, step, text, n);
+        break;
     }
-    return rc;
+    return prefix_space_run(e, step, text, n);
 }
 
+/* The patterns that the scanners equal. */
+static const struct {
+    const char *pattern;
+    enum pre_type type;
+    int digits;
+} known[] = {
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+     PRE_GPT2, 0},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     PRE_LLAMA3, 3},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     PRE_LLAMA3, 1},
+};
+#define N_KNOWN ((int)(sizeof known / sizeof *known))
+
 int pre_from_pattern(const char *path, const char *pattern, size_t n, struct pre *p, struct err *err) {
-    static const struct {
-        const char *pattern;
-        enum pre_type type;
-        int digits;
-    } known[] = {
-        {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", PRE_GPT2, 0},
-        {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-         "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", PRE_LLAMA3, 3},
-        {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-         "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", PRE_LLAMA3, 1},
-    };
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    for (int i = 0; i < N_KNOWN; i++)
         if (n == strlen(known[i].pattern) && memcmp(pattern, known[i].pattern, n) == 0) {
             p->type = known[i].type;
             p->digits = known[i].digits;
@@ -437,4 +437,45 @@ int pre_from_pattern(const char *path, const char *pattern, size_t n, struct pre
     p->type = PRE_REGEX;
     p->re = regex_new(path, "pre_tokenizer", pattern, n, err);
     return p->re ? 0 : -1;
+}
+
+const char *pre_pattern(const struct pre *p) {
+    int i = 0;
+    while (known[i].type != p->type || known[i].digits != p->digits)
+        i++;
+    return known[i].pattern;
+}
+
+/* ---- one word at a time, for counting ---- */
+
+const char *pre_next(const struct pre *p, const char *text, const char *end) {
+    return p->type == PRE_GPT2 ? gpt2_word(text, end) : llama3_word(text, end, p->digits);
+}
+
+/* Class of the character that ends at p > text. */
+static int class_before(const char *text, const char *p) {
+    const char *q = p - 1;
+    while (q > text && p - q < 4 && ((unsigned char)*q & 0xc0) == 0x80)
+        q--;
+    int len, c = class_at(q, p, &len);
+    return q + len == p ? c : OTHER; /* the tail of an invalid sequence */
+}
+
+/* No word of either scanner goes on past a letter, a digit or a sign into white space, but Llama-3's
+ * signs take the newlines that follow; and none goes on past a lone newline.  What ends there is the same
+ * word whether the rest of the text is there or not. */
+static bool can_cut(const char *text, size_t n, size_t at) {
+    int len, before = class_before(text, text + at);
+    if (ascii_class[(unsigned char)text[at]] == SPACE)
+        return before == LETTER || before == NUMBER || (before == OTHER && text[at] == ' ');
+    if (text[at - 1] != '\n' || at < 2 || n - at < 4)
+        return false;
+    return class_before(text, text + at - 1) != SPACE && class_at(text + at, text + n, &len) != SPACE;
+}
+
+size_t pre_cut(const char *text, size_t n) {
+    size_t at = n ? n - 1 : 0;
+    while (at > 0 && !can_cut(text, n, at))
+        at--;
+    return at;
 }

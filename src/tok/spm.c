@@ -84,19 +84,22 @@ struct merges {
     size_t n, cap;
 };
 
-static int add_splits(struct merges *v, struct splitter *s, const struct tok *t, int32_t id, uint32_t rank,
-                      struct err *err) {
+static int add_splits(struct merges *v, struct splitter *s, const struct tok *t, int32_t id,
+                      uint32_t rank, struct err *err) {
     const struct piece *p = &t->piece[id];
     hash_prefixes(s, p->stored, p->stored_len);
     for (size_t i = 1; i < p->stored_len; i++) {
-        if (((unsigned char)p->stored[i] & 0xc0) == 0x80 || !seen(s, 0, i) || !seen(s, i, p->stored_len))
+        if (((unsigned char)p->stored[i] & 0xc0) == 0x80 || !seen(s, 0, i) ||
+            !seen(s, i, p->stored_len))
             continue;
-        int32_t l = normal_piece(t, p->stored, i), r = normal_piece(t, p->stored + i, p->stored_len - i);
+        int32_t l = normal_piece(t, p->stored, i),
+                r = normal_piece(t, p->stored + i, p->stored_len - i);
         if (l < 0 || r < 0)
             continue;
         if (v->n == TOK_MAX_MERGES)
-            return err_set(err, E_FORMAT, "%s: vocabulary: pieces split into pieces in more than %d ways",
-                           t->path, TOK_MAX_MERGES);
+            return err_set(err, E_FORMAT,
+                           "%s: vocabulary: pieces split into pieces in more than %d ways", t->path,
+                           TOK_MAX_MERGES);
         if (v->n == v->cap) {
             v->cap = v->cap ? v->cap * 2 : 1024;
             v->m = mem_resize(v->m, v->cap, sizeof *v->m);
@@ -236,7 +239,7 @@ static int pb_next(struct pb *b, struct field *f) {
     }
 }
 
-struct model {                   /* what is read of the file */
+struct model { /* what is read of the file */
     float *score;
     size_t n, cap;
     int64_t type, bos, eos;
@@ -245,7 +248,8 @@ struct model {                   /* what is read of the file */
 };
 
 static int malformed(const char *path, const char *what, struct err *err) {
-    return err_set(err, E_FORMAT, "%s: %s: not a SentencePiece model (malformed protobuf)", path, what);
+    return err_set(err, E_FORMAT, "%s: %s: not a SentencePiece model (malformed protobuf)", path,
+                   what);
 }
 
 static int read_piece(struct tok *t, struct model *m, struct pb b, struct err *err) {
@@ -265,13 +269,15 @@ static int read_piece(struct tok *t, struct model *m, struct pb b, struct err *e
     if (more < 0)
         return malformed(t->path, "pieces", err);
     if (!isfinite(score))
-        return err_set(err, E_FORMAT, "%s: pieces: the score of piece %zu is not finite", t->path, m->n);
+        return err_set(err, E_FORMAT, "%s: pieces: the score of piece %zu is not finite", t->path,
+                       m->n);
     if (m->n == m->cap) {
         m->cap = m->cap ? m->cap * 2 : 1024;
         m->score = mem_resize(m->score, m->cap, sizeof *m->score);
     }
     m->score[m->n] = score;
-    return vocab_add_typed(t, (int64_t)m->n++, (const char *)text.p, (size_t)(text.end - text.p), type, err);
+    return vocab_add_typed(t, (int64_t)m->n++, (const char *)text.p, (size_t)(text.end - text.p),
+                           type, err);
 }
 
 static int read_trainer(const char *path, struct model *m, struct pb b, struct err *err) {
@@ -311,10 +317,12 @@ static int read_normalizer(const char *path, struct model *m, struct pb b, struc
 }
 
 /* Reads all fields; pieces only where t is given. */
-static int read_model(const char *path, struct tok *t, struct model *m, struct pb b, struct err *err) {
+static int read_model(const char *path, struct tok *t, struct model *m, struct pb b,
+                      struct err *err) {
     struct field f;
     int more, rc = 0;
-    *m = (struct model){.type = 1, .bos = 1, .eos = 2, .prefix = true, .squeeze = true, .escape = true};
+    *m = (struct model){
+        .type = 1, .bos = 1, .eos = 2, .prefix = true, .squeeze = true, .escape = true};
     while (rc == 0 && (more = pb_next(&b, &f)) != 0) {
         if (more < 0)
             return malformed(path, "file", err);
@@ -333,11 +341,11 @@ static int read_model(const char *path, struct tok *t, struct model *m, struct p
 static int check_model(const char *path, const struct model *m, struct err *err) {
     static const char *const types[] = {"?", "UNIGRAM", "BPE", "WORD", "CHAR"};
     if (m->type != 2)
-        return err_set(err, E_FORMAT, "%s: trainer_spec.model_type: %s is not supported, only BPE", path,
-                       m->type >= 1 && m->type <= 4 ? types[m->type] : types[0]);
+        return err_set(err, E_FORMAT, "%s: trainer_spec.model_type: %s is not supported, only BPE",
+                       path, m->type >= 1 && m->type <= 4 ? types[m->type] : types[0]);
     if (m->rules.p < m->rules.end)
-        return err_set(err, E_FORMAT, "%s: normalizer_spec: '%.*s' is not supported, only identity", path,
-                       m->name.end - m->name.p < 40 ? (int)(m->name.end - m->name.p) : 40,
+        return err_set(err, E_FORMAT, "%s: normalizer_spec: '%.*s' is not supported, only identity",
+                       path, m->name.end - m->name.p < 40 ? (int)(m->name.end - m->name.p) : 40,
                        m->name.p ? (const char *)m->name.p : "");
     if (!m->escape || m->suffix)
         return err_set(err, E_FORMAT, "%s: %s is not supported", path,
@@ -354,8 +362,8 @@ struct tok *spm_load(const char *path, const void *data, size_t n, struct err *e
     struct tok *t = vocab_new(path);
     struct model m = {0};
     struct pb b = {data, (const uint8_t *)data + n};
-    if (read_model(path, t, &m, b, err) || check_model(path, &m, err) || vocab_check_bytes(t, err) ||
-        spm_merges_from_scores(t, m.score, err)) {
+    if (read_model(path, t, &m, b, err) || check_model(path, &m, err) ||
+        vocab_check_bytes(t, err) || spm_merges_from_scores(t, m.score, err)) {
         tok_free(t);
         t = NULL;
         goto out;

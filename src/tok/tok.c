@@ -37,7 +37,8 @@ static bool in_vocab(const struct tok *t, int32_t id) {
 }
 
 bool tok_is_special(const struct tok *t, int32_t id) {
-    return in_vocab(t, id) && (t->piece[id].kind == PIECE_CONTROL || t->piece[id].kind == PIECE_UNKNOWN);
+    return in_vocab(t, id) &&
+           (t->piece[id].kind == PIECE_CONTROL || t->piece[id].kind == PIECE_UNKNOWN);
 }
 
 int32_t tok_find(const struct tok *t, const char *piece) {
@@ -109,8 +110,8 @@ static int check_id(const struct tok *t, int32_t id, struct err *err) {
     return 0;
 }
 
-int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool keep_special, struct buf *out,
-               struct err *err) {
+int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool keep_special,
+               struct buf *out, struct err *err) {
     size_t was = out->len;
     bool first = t->strip_first;
     for (size_t i = 0; i < n; i++) {
@@ -233,13 +234,14 @@ static int add_pieces(struct tok *t, const struct tok_spec *s, struct err *err) 
 
 static int add_merges(struct tok *t, const struct tok_spec *s, struct err *err) {
     if (s->n_merges < 0 || s->n_merges > TOK_MAX_MERGES)
-        return err_set(err, E_FORMAT, "%s: tokenizer.ggml.merges: %d, not in 0..%d", s->path, s->n_merges,
-                       TOK_MAX_MERGES);
+        return err_set(err, E_FORMAT, "%s: tokenizer.ggml.merges: %d, not in 0..%d", s->path,
+                       s->n_merges, TOK_MAX_MERGES);
     bpe_reserve(t, (size_t)s->n_merges);
     for (int i = 0; i < s->n_merges; i++) {
         const char *m = s->merge[i], *gap = m[0] ? strchr(m + 1, ' ') : NULL;
         if (!gap)
-            return err_set(err, E_FORMAT, "%s: tokenizer.ggml.merges: entry %d '%.40s' is not two pieces", s->path,
+            return err_set(err, E_FORMAT,
+                           "%s: tokenizer.ggml.merges: entry %d '%.40s' is not two pieces", s->path,
                            i, m);
         if (vocab_add_merge(t, m, (size_t)(gap - m), gap + 1, strlen(gap + 1), (uint32_t)i, err))
             return -1;
@@ -260,7 +262,8 @@ static int check_scores(const struct tok_spec *s, struct err *err) {
         return err_set(err, E_FORMAT, "%s: tokenizer.ggml.scores: missing", s->path);
     for (int i = 0; i < s->n_vocab; i++)
         if (!isfinite(s->score[i]))
-            return err_set(err, E_FORMAT, "%s: tokenizer.ggml.scores: that of token %d is not finite", s->path, i);
+            return err_set(err, E_FORMAT,
+                           "%s: tokenizer.ggml.scores: that of token %d is not finite", s->path, i);
     return 0;
 }
 
@@ -268,10 +271,12 @@ struct tok *tok_new(const struct tok_spec *s, struct err *err) {
     struct tok *t = vocab_new(s->path);
     t->bytes = strcmp(s->model, "gpt2") == 0;
     if (!t->bytes && strcmp(s->model, "llama") != 0) {
-        err_set(err, E_FORMAT, "%s: tokenizer.ggml.model: '%.40s' is not supported", s->path, s->model);
+        err_set(err, E_FORMAT, "%s: tokenizer.ggml.model: '%.40s' is not supported", s->path,
+                s->model);
         goto fail;
     }
-    if (add_pieces(t, s, err) || check_special(t, "tokenizer.ggml.bos_token_id", s->bos, &t->bos, err) ||
+    if (add_pieces(t, s, err) ||
+        check_special(t, "tokenizer.ggml.bos_token_id", s->bos, &t->bos, err) ||
         check_special(t, "tokenizer.ggml.eos_token_id", s->eos, &t->eos, err) ||
         check_special(t, "tokenizer.ggml.unknown_token_id", s->unk, &t->unk, err))
         goto fail;
@@ -280,7 +285,8 @@ struct tok *tok_new(const struct tok_spec *s, struct err *err) {
             goto fail;
         t->unk = -1; /* every byte has a piece */
     } else {
-        if (vocab_check_bytes(t, err) || check_scores(s, err) || spm_merges_from_scores(t, s->score, err))
+        if (vocab_check_bytes(t, err) || check_scores(s, err) ||
+            spm_merges_from_scores(t, s->score, err))
             goto fail;
         spm_defaults(t, s->add_space_prefix, s->remove_extra_spaces);
     }

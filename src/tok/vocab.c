@@ -68,15 +68,18 @@ void tok_free(struct tok *t) {
     free(t);
 }
 
-int vocab_add(struct tok *t, int64_t id, const char *s, size_t n, enum piece_kind kind, struct err *err) {
+int vocab_add(struct tok *t, int64_t id, const char *s, size_t n, enum piece_kind kind,
+              struct err *err) {
     if (id < 0 || id >= TOK_MAX_IDS)
-        return err_set(err, E_FORMAT, "%s: vocabulary: id %lld is not in 0..%d", t->path, (long long)id,
-                       TOK_MAX_IDS - 1);
+        return err_set(err, E_FORMAT, "%s: vocabulary: id %lld is not in 0..%d", t->path,
+                       (long long)id, TOK_MAX_IDS - 1);
     if (n == 0)
-        return err_set(err, E_FORMAT, "%s: vocabulary: the token of id %lld is empty", t->path, (long long)id);
+        return err_set(err, E_FORMAT, "%s: vocabulary: the token of id %lld is empty", t->path,
+                       (long long)id);
     if (n > TOK_MAX_PIECE)
-        return err_set(err, E_FORMAT, "%s: vocabulary: the token of id %lld has %zu bytes, more than %d",
-                       t->path, (long long)id, n, TOK_MAX_PIECE);
+        return err_set(err, E_FORMAT,
+                       "%s: vocabulary: the token of id %lld has %zu bytes, more than %d", t->path,
+                       (long long)id, n, TOK_MAX_PIECE);
     if (id >= t->cap_vocab) {
         int cap = t->cap_vocab ? t->cap_vocab : 256;
         while (cap <= id)
@@ -86,12 +89,14 @@ int vocab_add(struct tok *t, int64_t id, const char *s, size_t n, enum piece_kin
         t->cap_vocab = cap;
     }
     if (t->piece[id].kind != PIECE_HOLE)
-        return err_set(err, E_FORMAT, "%s: vocabulary: id %lld is given twice ('%.40s' and '%.40s')", t->path,
+        return err_set(err, E_FORMAT,
+                       "%s: vocabulary: id %lld is given twice ('%.40s' and '%.40s')", t->path,
                        (long long)id, t->piece[id].stored, s);
     const char *copy = arena_add(t, s, n);
     if (map_put(t->by_piece, copy, n, (int32_t)id) != id)
-        return err_set(err, E_FORMAT, "%s: vocabulary: the token '%.40s' of id %lld already has id %d",
-                       t->path, copy, (long long)id, map_get(t->by_piece, copy, n));
+        return err_set(err, E_FORMAT,
+                       "%s: vocabulary: the token '%.40s' of id %lld already has id %d", t->path,
+                       copy, (long long)id, map_get(t->by_piece, copy, n));
     t->piece[id] = (struct piece){copy, copy, (uint32_t)n, (uint32_t)n, kind, -1, -1, 0};
     t->n_pieces++;
     if (id >= t->n_vocab)
@@ -103,7 +108,8 @@ int vocab_add_token(struct tok *t, const struct added *a, int64_t id, struct err
     int32_t have = vocab_find(t, a->text, a->len);
     enum piece_kind kind = a->special ? PIECE_CONTROL : PIECE_USER;
     if (have >= 0 && have != id)
-        return err_set(err, E_FORMAT, "%s: added_tokens: '%.40s' has id %lld, but id %d in the vocabulary",
+        return err_set(err, E_FORMAT,
+                       "%s: added_tokens: '%.40s' has id %lld, but id %d in the vocabulary",
                        t->path, a->text, (long long)id, have);
     if (have < 0 && vocab_add(t, id, a->text, a->len, kind, err))
         return -1;
@@ -128,18 +134,23 @@ int vocab_add_token(struct tok *t, const struct added *a, int64_t id, struct err
     return 0;
 }
 
-int vocab_add_typed(struct tok *t, int64_t id, const char *s, size_t n, int64_t type, struct err *err) {
-    static const enum piece_kind kinds[] = {[1] = PIECE_NORMAL, [2] = PIECE_UNKNOWN, [3] = PIECE_CONTROL,
-                                            [4] = PIECE_USER,   [5] = PIECE_UNUSED,  [6] = PIECE_BYTE};
+int vocab_add_typed(struct tok *t, int64_t id, const char *s, size_t n, int64_t type,
+                    struct err *err) {
+    static const enum piece_kind kinds[] = {
+        [1] = PIECE_NORMAL, [2] = PIECE_UNKNOWN, [3] = PIECE_CONTROL,
+        [4] = PIECE_USER,   [5] = PIECE_UNUSED,  [6] = PIECE_BYTE};
     if (type < 1 || type > 6)
-        return err_set(err, E_FORMAT, "%s: vocabulary: type %lld of token %lld is not in 1..6", t->path,
-                       (long long)type, (long long)id);
+        return err_set(err, E_FORMAT, "%s: vocabulary: type %lld of token %lld is not in 1..6",
+                       t->path, (long long)type, (long long)id);
     if (vocab_add(t, id, s, n, kinds[type], err))
         return -1;
     if (type == 2 && t->unk < 0)
         t->unk = (int)id;
-    struct added a = {.text = s, .len = (uint32_t)n, .special = type == 3,
-                      .normalized = type == 4 && !t->bytes, .match = s};
+    struct added a = {.text = s,
+                      .len = (uint32_t)n,
+                      .special = type == 3,
+                      .normalized = type == 4 && !t->bytes,
+                      .match = s};
     return type == 3 || type == 4 ? vocab_add_token(t, &a, id, err) : 0;
 }
 
@@ -151,8 +162,8 @@ const struct added *vocab_added(const struct tok *t, int32_t id) {
     return t->piece[id].added ? &t->added[t->piece[id].added - 1] : NULL;
 }
 
-int vocab_add_merge(struct tok *t, const char *left, size_t n_left, const char *right, size_t n_right,
-                    uint32_t rank, struct err *err) {
+int vocab_add_merge(struct tok *t, const char *left, size_t n_left, const char *right,
+                    size_t n_right, uint32_t rank, struct err *err) {
     char both[2 * TOK_MAX_PIECE];
     int32_t l = n_left <= TOK_MAX_PIECE ? vocab_find(t, left, n_left) : -1;
     int32_t r = n_right <= TOK_MAX_PIECE ? vocab_find(t, right, n_right) : -1, id = -1;
@@ -162,9 +173,13 @@ int vocab_add_merge(struct tok *t, const char *left, size_t n_left, const char *
         id = vocab_find(t, both, n_left + n_right);
     }
     if (id < 0)
-        return err_set(err, E_FORMAT, "%s: merges: entry %u ('%.*s' and '%.*s'): %s is not in the vocabulary",
-                       t->path, rank, n_left < 40 ? (int)n_left : 40, left, n_right < 40 ? (int)n_right : 40,
-                       right, l < 0 ? "the left part" : r < 0 ? "the right part" : "the result");
+        return err_set(err, E_FORMAT,
+                       "%s: merges: entry %u ('%.*s' and '%.*s'): %s is not in the vocabulary",
+                       t->path, rank, n_left < 40 ? (int)n_left : 40, left,
+                       n_right < 40 ? (int)n_right : 40, right,
+                       l < 0   ? "the left part"
+                       : r < 0 ? "the right part"
+                               : "the result");
     bpe_add(t, l, r, rank, id);
     return 0;
 }
@@ -188,7 +203,8 @@ int vocab_check_bytes(struct tok *t, struct err *err) {
             continue;
         int b = vocab_byte_token(p->stored, p->stored_len);
         if (b == -2 || (b == -1 && p->kind == PIECE_BYTE))
-            return err_set(err, E_FORMAT, "%s: vocabulary: '%.40s' (id %d) is not a byte token <0x00>..<0xFF>",
+            return err_set(err, E_FORMAT,
+                           "%s: vocabulary: '%.40s' (id %d) is not a byte token <0x00>..<0xFF>",
                            t->path, p->stored, id);
         if (b < 0)
             continue;
@@ -218,7 +234,8 @@ size_t byte_to_mapped(unsigned char b, char out[2]) {
 }
 
 /* Spells a piece of that alphabet in bytes; returns false if it has other characters. */
-static bool mapped_to_bytes(const char *s, size_t n, const int16_t *byte_of, char *out, size_t *out_n) {
+static bool mapped_to_bytes(const char *s, size_t n, const int16_t *byte_of, char *out,
+                            size_t *out_n) {
     const char *end = s + n;
     int32_t cp;
     *out_n = 0;
@@ -273,12 +290,14 @@ static void index_chars(struct tok *t) {
 static void set_ends(struct tok *t) {
     for (int id = 0; id < t->n_vocab; id++) {
         struct piece *p = &t->piece[id];
+        if (p->kind == PIECE_HOLE)
+            continue;
         if (p->kind == PIECE_BYTE) {
             p->first = p->last = id;
         } else if (t->bytes) {
             p->first = t->byte_id[(unsigned char)p->raw[0]];
             p->last = t->byte_id[(unsigned char)p->raw[p->raw_len - 1]];
-        } else if (p->kind != PIECE_HOLE) {
+        } else {
             const char *end = p->stored + p->stored_len, *tail = end - 1;
             int32_t cp;
             int len = utf8_next(p->stored, end, &cp);
