@@ -1,4 +1,4 @@
-/* gguf.c - the GGUF container: one file or a split set, to a validated table of key-values and tensors.
+/* gguf.c - the GGUF container: a file or a split set, to a validated table of key-values and tensors.
  *
  *   offset 0   "GGUF"; u32 version 2 or 3; u64 number of tensors; u64 number of key-values
  *          24  key-values: string key, u32 type, value
@@ -7,11 +7,12 @@
  *              padding to the alignment; then the data, from where the offsets count
  *   string: u64 length, bytes.   array: u32 element type, u64 count, elements.   All little endian.
  *
- * Invariants of an open file: (1) every key-value and tensor info lies inside the file and has a known
- * type, so a later reader walks them without checks; (2) keys are unique and kv[] is sorted by key;
- * (3) tensors are unique, aligned, inside the file and do not overlap.
- * Memory: the checks need 16 bytes for each key-value or tensor, at least 14 bytes of the file each; the
- * table of tensors is allocated only after all of them have passed.  docs/formats.md has the rules. */
+ * Invariants of an open file: (1) every key-value and tensor info lies inside the file and has a
+ * known type, so a later reader walks them without checks; (2) keys are unique and kv[] is sorted
+ * by key; (3) tensors are unique, aligned, inside the file and do not overlap.
+ * Memory: the checks need 16 bytes for each key-value or tensor, at least 14 bytes of the file
+ * each; the table of tensors is allocated only after all of them have passed.  docs/formats.md
+ * has the rules. */
 #include "model/gguf.h"
 
 #include <stdio.h>
@@ -92,7 +93,8 @@ uint64_t gguf_load(const uint8_t *p, int n_bytes) {
     return v;
 }
 
-/* --- Walking an unchecked file.  Only these functions see bytes that have not been validated. --- */
+/* --- Walking an unchecked file.  Only these functions see bytes that have not been validated.
+ * --- */
 
 struct cursor {
     const struct part *part;
@@ -217,7 +219,8 @@ static int tensor_bytes(const struct cursor *c, const char *what, uint64_t type,
     return 0;
 }
 
-/* A tensor info up to its end; sizes only, since where the data begins is known after the last one. */
+/* A tensor info up to its end; sizes only, since where the data begins is known after the last
+ * one. */
 static int walk_tensor(struct cursor *c) {
     const uint8_t *name = NULL;
     uint64_t n_name = 0, n_dim = 0, dim[MAX_DIMS] = {0}, type = 0, offset;
@@ -431,7 +434,8 @@ static int read_alignment(struct part *p, struct err *err) {
     return 0;
 }
 
-/* Each tensor aligned and inside the file, none over another.  Leaves p->tensor sorted by offset. */
+/* Each tensor aligned and inside the file, none over another.  Leaves p->tensor sorted by offset.
+ * */
 static int check_layout(struct part *p, struct err *err) {
     uint64_t end = 0, room = p->size > p->data_at ? p->size - p->data_at : 0;
     struct text prev = {0};

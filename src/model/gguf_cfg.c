@@ -1,8 +1,8 @@
 /* gguf_cfg.c - the key-values and the tensor list of a GGUF file to struct cfg.
- * Keys are ARCH.NAME with ARCH from general.architecture.  What a GGUF file says only by having a tensor
- * (a head of its own, biases, Llama-3 rope factors) is read from the tensor list.
- * Invariant: whatever in the file would change the mathematics is either understood or refused by its
- * name - unknown tensors and the keys of `refused` are errors, not ignored. */
+ * Keys are ARCH.NAME with ARCH from general.architecture.  What a GGUF file says only by having a
+ * tensor (a head of its own, biases, Llama-3 rope factors) is read from the tensor list.
+ * Invariant: whatever in the file would change the mathematics is either understood or refused by
+ * its name - unknown tensors and the keys of `refused` are errors, not ignored. */
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -22,7 +22,8 @@ struct source {
     char key[80];
 };
 
-/* ORDER: general.architecture; cfg_family knows more names (those of Hugging Face), which no GGUF uses. */
+/* ORDER: general.architecture; cfg_family knows more names (those of Hugging Face), which no GGUF
+ * uses. */
 static const char *const architectures[] = {"llama", "gpt2", "qwen2",   "qwen3",
                                             "phi2",  "phi3", "gptneox", "gemma"};
 #define N_ARCH (sizeof architectures / sizeof *architectures)
@@ -179,8 +180,7 @@ static int read_dims(struct source *s, struct cfg *c) {
     struct gguf_value v;
     if (!gguf_find(s->g, key(s, eps), &v))
         return err_set(s->err, E_FORMAT, "%s: %s is missing", s->path, s->key);
-    if (get_float(s, eps, 0, 1, &c->norm_eps) ||
-        get_int(s, "attention.sliding_window", &c->window))
+    if (get_float(s, eps, 0, 1, &c->norm_eps) || get_int(s, "attention.sliding_window", &c->window))
         return -1;
     return 0;
 }
@@ -235,9 +235,10 @@ static bool explains(const struct cfg *c, const float *f, int n) {
     return true;
 }
 
-/* A converter writes Llama 3's scaling as the finished divisors of the frequencies.  Every published
- * model has low 1 and high 4, the lowest frequencies show the factor itself, and original contexts are
- * powers of two: try those, and refuse what none of them explains in every component. */
+/* A converter writes Llama 3's scaling as the finished divisors of the frequencies.  Every
+ * published model has low 1 and high 4, the lowest frequencies show the factor itself, and
+ * original contexts are powers of two: try those, and refuse what none of them explains in every
+ * component. */
 static int read_rope_freqs(struct source *s, struct cfg *c) {
     const struct tensor *t = tensors_find(s->ts, "rope_freqs.weight");
     int n = c->rope_dim / 2;

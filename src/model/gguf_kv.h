@@ -1,4 +1,5 @@
-/* gguf_kv.h - private to model/: the key-values of an open GGUF file, through getters that check types. */
+/* gguf_kv.h - private to model/: the key-values of an open GGUF file, through getters that check
+ * types. */
 #ifndef MODEL_GGUF_KV_H
 #define MODEL_GGUF_KV_H
 

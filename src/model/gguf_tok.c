@@ -1,5 +1,6 @@
 /* gguf_tok.c - the tokenizer.ggml.* key-values of a GGUF file to tok_new.
- * Memory: 16 bytes a token and its merges once, whatever the file says; both are bounded by the file. */
+ * Memory: 16 bytes a token and its merges once, whatever the file says; both are bounded by the
+ * file. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,8 +122,9 @@ static int read_id(const struct gguf *g, const char *key, const struct tok_spec 
     return 0;
 }
 
-/* Defaults of absent keys: those of the format's home, where SentencePiece models have <unk> <s> </s> in
- * front, and Llama 3's byte-level BPE, whose files do not say so, begins each text with BOS. */
+/* Defaults of absent keys: those of the format's home, where SentencePiece models have <unk> <s>
+ * </s> in front, and Llama 3's byte-level BPE, whose files do not say so, begins each text with
+ * BOS. */
 static void set_defaults(struct tok_spec *spec, bool spm) {
     static const char *const with_bos[] = {"llama3", "llama-v3", "llama-bpe"};
     spec->unk = spm ? 0 : -1;

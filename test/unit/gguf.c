@@ -1,5 +1,6 @@
-/* gguf.c - what the GGUF reader refuses: rows G1..G13 and G15 of the catalogue of bad files, each with
- * the words that its message must have, in bounded time and memory.  gguf_files.c has what it accepts. */
+/* gguf.c - what the GGUF reader refuses: rows G1..G13 and G15 of the catalogue of bad files, each
+ * with the words that its message must have, in bounded time and memory.  gguf_files.c has what
+ * it accepts. */
 #include <math.h>
 #include <stdarg.h>
 #include <sys/resource.h>
@@ -48,8 +49,8 @@ static char verdict(const struct buf *b, struct err *err) {
     return step;
 }
 
-/* The step refuses the bytes with E_FORMAT and a message that names the file and has each of the words
- * (NULL ends the list), in 50 ms and with less than 1 MiB beyond what was used before. */
+/* The step refuses the bytes with E_FORMAT and a message that names the file and has each of the
+ * words (NULL ends the list), in 50 ms and with less than 1 MiB beyond what was used before. */
 static void refused(const struct buf *b, char step, ...) {
     struct err err = {0};
     long peak = peak_kib();

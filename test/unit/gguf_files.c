@@ -1,5 +1,6 @@
-/* gguf_files.c - what the GGUF reader accepts and what it makes of it: the sample files, split sets (G14),
- * configuration and tokenizer, files of our own writer, and a second opinion on random damage. */
+/* gguf_files.c - what the GGUF reader accepts and what it makes of it: the sample files, split
+ * sets (G14), configuration and tokenizer, files of our own writer, and a second opinion on
+ * random damage. */
 #include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -67,150 +68,63 @@ static void sample_files_have_the_listed_types(void **state) {
     json_decref(list);
 }
 
+/* clang-format off */
+static const struct {
+    const char *file, *arch;
+    int vocab, dim, n_layer, n_head, n_kv, head_dim, ffn, ctx, rope_dim;
+    double theta, eps;
+    bool tied, bias_qkv, bias_o, bias_mlp, bias_head;
+    int bos, eos;
+} samples[] = {
+    {"models/stories260K.gguf", "llama",
+     512, 64, 5, 8, 4, 8, 172, 2048, 8, 1e4, 1e-5, 0, 0, 0, 0, 0, 1, 2},
+    {"gguf/gpt2.f16.gguf", "gpt2",
+     512, 48, 3, 4, 4, 12, 192, 128, 0, 0, 1e-5, 0, 1, 1, 1, 0, 511, 511},
+    {"gguf/phi.f16.gguf", "phi",
+     512, 80, 3, 4, 4, 20, 320, 128, 8, 1e4, 1e-5, 0, 1, 1, 1, 1, 511, 511},
+    {"gguf/qwen2.f16.gguf", "qwen2",
+     512, 56, 3, 7, 1, 8, 152, 128, 8, 1e6, 1e-6, 1, 1, 0, 0, 0, 511, 511},
+    {"gguf/llama-k256.Q4_K_M.gguf", "llama",
+     512, 256, 2, 8, 4, 32, 512, 128, 32, 1e4, 1e-5, 0, 0, 0, 0, 0, 1, 2},
+};
+/* clang-format on */
+
 static void sample_configurations_are_read(void **state) {
     (void)state;
-    static const struct {
-        const char *file, *arch;
-        int vocab, dim, n_layer, n_head, n_kv, head_dim, ffn, ctx, rope_dim;
-        double theta, eps;
-        bool tied, bias_qkv, bias_o, bias_mlp, bias_head;
-        int bos, eos;
-    } want[] = {
-        {"models/stories260K.gguf",
-         "llama",
-         512,
-         64,
-         5,
-         8,
-         4,
-         8,
-         172,
-         2048,
-         8,
-         1e4,
-         1e-5,
-         0,
-         0,
-         0,
-         0,
-         0,
-         1,
-         2},
-        {"gguf/gpt2.f16.gguf",
-         "gpt2",
-         512,
-         48,
-         3,
-         4,
-         4,
-         12,
-         192,
-         128,
-         0,
-         0,
-         1e-5,
-         0,
-         1,
-         1,
-         1,
-         0,
-         511,
-         511},
-        {"gguf/phi.f16.gguf",
-         "phi",
-         512,
-         80,
-         3,
-         4,
-         4,
-         20,
-         320,
-         128,
-         8,
-         1e4,
-         1e-5,
-         0,
-         1,
-         1,
-         1,
-         1,
-         511,
-         511},
-        {"gguf/qwen2.f16.gguf",
-         "qwen2",
-         512,
-         56,
-         3,
-         7,
-         1,
-         8,
-         152,
-         128,
-         8,
-         1e6,
-         1e-6,
-         1,
-         1,
-         0,
-         0,
-         0,
-         511,
-         511},
-        {"gguf/llama-k256.Q4_K_M.gguf",
-         "llama",
-         512,
-         256,
-         2,
-         8,
-         4,
-         32,
-         512,
-         128,
-         32,
-         1e4,
-         1e-5,
-         0,
-         0,
-         0,
-         0,
-         0,
-         1,
-         2},
-    };
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
         struct err err = {0};
         struct cfg c;
-        need_data(want[i].file);
-        struct gguf *g = gguf_open(data_path(want[i].file), &err);
+        need_data(samples[i].file);
+        struct gguf *g = gguf_open(data_path(samples[i].file), &err);
         if (!g || gguf_cfg(g, &c, &err))
             fail_msg("%s", err.msg);
-        assert_string_equal(c.arch, want[i].arch);
-        assert_int_equal(c.vocab, want[i].vocab);
-        assert_int_equal(c.dim, want[i].dim);
-        assert_int_equal(c.n_layer, want[i].n_layer);
-        assert_int_equal(c.n_head, want[i].n_head);
-        assert_int_equal(c.n_kv_head, want[i].n_kv);
-        assert_int_equal(c.head_dim, want[i].head_dim);
-        assert_int_equal(c.ffn, want[i].ffn);
-        assert_int_equal(c.max_ctx, want[i].ctx);
-        assert_int_equal(c.rope_dim, want[i].rope_dim);
+        assert_string_equal(c.arch, samples[i].arch);
+        assert_int_equal(c.vocab, samples[i].vocab);
+        assert_int_equal(c.dim, samples[i].dim);
+        assert_int_equal(c.n_layer, samples[i].n_layer);
+        assert_int_equal(c.n_head, samples[i].n_head);
+        assert_int_equal(c.n_kv_head, samples[i].n_kv);
+        assert_int_equal(c.head_dim, samples[i].head_dim);
+        assert_int_equal(c.ffn, samples[i].ffn);
+        assert_int_equal(c.max_ctx, samples[i].ctx);
+        assert_int_equal(c.rope_dim, samples[i].rope_dim);
         if (c.rope_dim)
-            assert_true(c.rope_theta == (float)want[i].theta);
-        assert_true(c.norm_eps == (float)want[i].eps);
-        assert_int_equal(c.tied, want[i].tied);
-        assert_int_equal(c.bias_qkv, want[i].bias_qkv);
-        assert_int_equal(c.bias_o, want[i].bias_o);
-        assert_int_equal(c.bias_mlp, want[i].bias_mlp);
-        assert_int_equal(c.bias_head, want[i].bias_head);
-        assert_int_equal(c.bos, want[i].bos);
+            assert_true(c.rope_theta == (float)samples[i].theta);
+        assert_true(c.norm_eps == (float)samples[i].eps);
+        assert_int_equal(c.tied, samples[i].tied);
+        assert_int_equal(c.bias_qkv, samples[i].bias_qkv);
+        assert_int_equal(c.bias_o, samples[i].bias_o);
+        assert_int_equal(c.bias_mlp, samples[i].bias_mlp);
+        assert_int_equal(c.bias_head, samples[i].bias_head);
+        assert_int_equal(c.bos, samples[i].bos);
         assert_int_equal(c.n_eos, 1);
-        assert_int_equal(c.eos[0], want[i].eos);
+        assert_int_equal(c.eos[0], samples[i].eos);
         struct tok *t = gguf_tok(g, &err);
         if (!t)
             fail_msg("%s", err.msg);
         assert_int_equal(tok_size(t), 512);
-        assert_int_equal(tok_bos(t), want[i].bos);
-        assert_int_equal(tok_adds_bos(t), strcmp(want[i].arch, "llama") == 0);
+        assert_int_equal(tok_bos(t), samples[i].bos);
+        assert_int_equal(tok_adds_bos(t), strcmp(samples[i].arch, "llama") == 0);
         tok_free(t);
         gguf_close(g);
     }
