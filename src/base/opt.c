@@ -1,8 +1,8 @@
 /* opt.c - see opt.h.  getopt_long_only does the splitting; the table gives names, types and ranges.
  *
- * Beyond getopt: (1) abbreviations are refused, so that a new flag never changes what an old script means;
- * (2) numbers are parsed to the last character and checked against the row's range; (3) `-ctk f16` works
- * like `--ctk f16`, because that is how users of the peers spell it. */
+ * Beyond getopt: (1) abbreviations are refused, so that a new flag never changes what an old script
+ * means; (2) numbers are parsed to the last character and checked against the row's range; (3)
+ * `-ctk f16` works like `--ctk f16`, because that is how users of the peers spell it. */
 #include "base/opt.h"
 
 #include <errno.h>
@@ -27,7 +27,8 @@ static int parse_integer(const struct opt *o, const char *flag, const char *text
     long long v = strtoll(text, &end, 10);
     if (end == text || *end)
         return err_set(err, E_USAGE, "%s: '%s' is not a whole number", flag, text);
-    int64_t lo = o->type == OPT_INT ? INT_MIN : INT64_MIN, hi = o->type == OPT_INT ? INT_MAX : INT64_MAX;
+    int64_t lo = o->type == OPT_INT ? INT_MIN : INT64_MIN,
+            hi = o->type == OPT_INT ? INT_MAX : INT64_MAX;
     /* A bound of 2^63 as a double is one beyond INT64_MAX: it bounds nothing then. */
     if (o->lo < o->hi && o->lo > (double)lo)
         lo = (int64_t)o->lo;

@@ -1,8 +1,8 @@
 /* chat.c - `pumice chat MODEL`: the loop of a conversation.
  *
- * Answers go to stdout, everything else that is not asked for (warnings, figures) to stderr; escape codes are
- * used on a terminal only.  Lines from a pipe work like lines typed, so that a conversation can be scripted:
- * then the first error becomes the exit status. */
+ * Answers go to stdout, everything else that is not asked for (warnings, figures) to stderr; escape
+ * codes are used on a terminal only.  Lines from a pipe work like lines typed, so that a
+ * conversation can be scripted: then the first error becomes the exit status. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,8 +128,8 @@ static int open_session(struct chat_cmd *c, struct loaded *l, struct session *s,
         return -1;
     if (!l->m->tok)
         return err_set(err, E_USAGE, "%s: has no tokenizer: nothing to chat with", l->m->path);
-    *s = (struct session){.l = l, .gen = c->gen, .format = l->m->chat, .json = c->json,
-                          .interrupted = &interrupted};
+    *s = (struct session){
+        .l = l, .gen = c->gen, .format = l->m->chat, .json = c->json, .interrupted = &interrupted};
     if (cmd_format(c->chat.format, &s->format, err))
         return -1;
     s->system = c->chat.system && *c->chat.system ? mem_strdup(c->chat.system) : NULL;
@@ -140,7 +140,8 @@ static int open_session(struct chat_cmd *c, struct loaded *l, struct session *s,
     if (s->format == CHAT_NONE) {
         if (s->gen.n_predict == INT_MIN)
             s->gen.n_predict = PLAIN_TOKENS;
-        log_warn("%s: no known chat template: it continues your text (-n %d)", l->m->path, s->gen.n_predict);
+        log_warn("%s: no known chat template: it continues your text (-n %d)", l->m->path,
+                 s->gen.n_predict);
     }
     gen_free(&g);
     return 0;
@@ -170,8 +171,8 @@ static int chat(struct chat_cmd *c, struct err *err) {
     if (input_interactive(in)) {
         catch_interrupt();
         s.stats = !c->load.quiet && !c->json;
-        log_info("%s, %s, %.2f M parameters, context %d; /help lists commands, Ctrl-D leaves", l.m->path,
-                 l.m->cfg.arch, (double)cfg_params(&l.m->cfg) / 1e6, engine_ctx(l.e));
+        log_info("%s, %s, %.2f M parameters, context %d; /help lists commands, Ctrl-D leaves",
+                 l.m->path, l.m->cfg.arch, (double)cfg_params(&l.m->cfg) / 1e6, engine_ctx(l.e));
     }
     status = converse(&s, in);
 out:
@@ -187,10 +188,12 @@ int cmd_chat(int argc, char **argv) {
     int rest, status = 0;
     const struct opt table[] = {
         OPTS_HEAD("Conversation"),
-        {"message", 'p', "prompt", OPT_STR, &c.message, .arg = "TEXT", .help = "answer this and exit"},
+        {"message", 'p', "prompt", OPT_STR, &c.message, .arg = "TEXT",
+         .help = "answer this and exit"},
         OPTS_CHAT(&c.chat),
         {"json", 0, NULL, OPT_FLAG, &c.json, .help = "one JSON object a line for each answer"},
-        {"interactive", 'i', NULL, OPT_FLAG, &c.interactive, .help = "accepted; without --message it always is"},
+        {"interactive", 'i', NULL, OPT_FLAG, &c.interactive,
+         .help = "accepted; without --message it always is"},
         OPTS_GEN(&c.gen),
         OPTS_LOAD(&c.load),
         OPTS_HELP(&c.help),
@@ -200,7 +203,8 @@ int cmd_chat(int argc, char **argv) {
         "chat MODEL [options]",
         "Talks to a model.  /help lists the commands; lines may also come from a pipe.", &c.help};
     if (!cmd_parse(&h, table, argc, argv, &rest, &err) && !c.help &&
-        !cmd_model(&c.load.model, argc, argv, &rest, &err) && !cmd_no_more(argc, argv, rest, &err)) {
+        !cmd_model(&c.load.model, argc, argv, &rest, &err) &&
+        !cmd_no_more(argc, argv, rest, &err)) {
         if (c.interactive && c.message)
             err_set(&err, E_USAGE, "--interactive and --message exclude each other");
         else

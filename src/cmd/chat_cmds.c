@@ -1,4 +1,5 @@
-/* chat_cmds.c - what can be typed besides messages: one table of commands, with the peers' names as aliases. */
+/* chat_cmds.c - what can be typed besides messages: one table of commands, with the peers' names as
+ * aliases. */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@ static char *expand(const char *path) {
     return path[0] == '~' && path[1] == '/' && home ? path_join(home, path + 2) : mem_strdup(path);
 }
 
-/* -- settings ---------------------------------------------------------------------------------------------- */
+/* -- settings ---------------------------------------------------------------------------------- */
 
 static void show_params(const struct session *s) {
     struct gen g;
@@ -26,8 +27,8 @@ static void show_params(const struct session *s) {
         return;
     }
     const struct sampling *p = &g.sampling;
-    printf("temp %g\ntop-k %d\ntop-p %g\nmin-p %g\nrepeat-penalty %g\nrepeat-last-n %d\n", p->temp, p->top_k,
-           p->top_p, p->min_p, p->repeat_penalty, p->repeat_last_n);
+    printf("temp %g\ntop-k %d\ntop-p %g\nmin-p %g\nrepeat-penalty %g\nrepeat-last-n %d\n", p->temp,
+           p->top_k, p->top_p, p->min_p, p->repeat_penalty, p->repeat_last_n);
     printf("presence-penalty %g\nfrequency-penalty %g\nn-predict %d\nseed %lld\nignore-eos %s\n",
            p->presence_penalty, p->frequency_penalty, g.n_predict, (long long)s->gen.seed,
            g.ignore_eos ? "on" : "off");
@@ -58,7 +59,9 @@ static int set_param(struct session *s, char *key, const char *value, struct err
         key = "n-predict";
     if (!strcmp(key, "ignore-eos"))
         return parse_switch(key, value, &s->gen.ignore_eos, err);
-    struct opt_list *list = !strcmp(key, "stop") ? &o.stop : !strcmp(key, "logit-bias") ? &o.bias : NULL;
+    struct opt_list *list = !strcmp(key, "stop")         ? &o.stop
+                            : !strcmp(key, "logit-bias") ? &o.bias
+                                                         : NULL;
     if (list)
         list->n = 0; /* "/set stop" alone clears */
     s->kept = mem_resize(s->kept, (size_t)s->n_kept + 1, sizeof *s->kept);
@@ -98,7 +101,7 @@ static enum cmd_result do_set(struct session *s, const char *arg, struct err *er
     return CMD_DONE;
 }
 
-/* -- information ------------------------------------------------------------------------------------------- */
+/* -- information ------------------------------------------------------------------------------- */
 
 static void show_info(const struct session *s) {
     const struct model *m = s->l->m;
@@ -113,7 +116,8 @@ static void show_template(const struct session *s) {
 }
 
 static void show_kv(const struct session *s) {
-    printf("KV %.2f MiB held, %.2f MiB reserved for %d tokens\n", (double)engine_kv_held(s->l->e) / (1 << 20),
+    printf("KV %.2f MiB held, %.2f MiB reserved for %d tokens\n",
+           (double)engine_kv_held(s->l->e) / (1 << 20),
            (double)engine_kv_bytes(s->l->e) / (1 << 20), engine_ctx(s->l->e));
 }
 
@@ -121,7 +125,8 @@ static enum cmd_result do_show(struct session *s, const char *arg, struct err *e
     static const struct {
         const char *name;
         void (*show)(const struct session *s);
-    } what[] = {{"info", show_info}, {"template", show_template}, {"kv", show_kv}, {"params", show_params}};
+    } what[] = {
+        {"info", show_info}, {"template", show_template}, {"kv", show_kv}, {"params", show_params}};
     bool any = false;
     for (size_t i = 0; i < sizeof what / sizeof *what; i++)
         if (!*arg || !strcmp(arg, what[i].name)) {
@@ -145,7 +150,7 @@ static enum cmd_result do_history(struct session *s, const char *arg, struct err
     return CMD_DONE;
 }
 
-/* -- the conversation -------------------------------------------------------------------------------------- */
+/* -- the conversation -------------------------------------------------------------------------- */
 
 static enum cmd_result do_quit(struct session *s, const char *arg, struct err *err) {
     (void)s;

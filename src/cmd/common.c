@@ -1,4 +1,5 @@
-/* common.c - what the subcommands share before and after the work: arguments, loading, input, messages. */
+/* common.c - what the subcommands share before and after the work: arguments, loading, input,
+ * messages. */
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -13,7 +14,7 @@
 #include "cmd/cmd.h"
 #include "num/quant.h"
 
-/* -- arguments --------------------------------------------------------------------------------------------- */
+/* -- arguments --------------------------------------------------------------------------------- */
 
 int cmd_parse(const struct cmd_help *h, const struct opt *table, int argc, char **argv, int *rest,
               struct err *err) {
@@ -52,7 +53,8 @@ int cmd_dtype(const char *name, enum dtype *out, struct err *err) {
         return 0;
     enum dtype t = dtype_parse(name);
     if (t == DT_NONE || !dtype_writable(t))
-        return err_set(err, E_USAGE, "--dtype: '%s' is not f32, f16, bf16, q8_0, q4_0 or native", name);
+        return err_set(err, E_USAGE, "--dtype: '%s' is not f32, f16, bf16, q8_0, q4_0 or native",
+                       name);
     *out = t;
     return 0;
 }
@@ -69,9 +71,10 @@ int cmd_format(const char *name, enum chat_format *out, struct err *err) {
         return 0;
     enum chat_format f = chat_parse(name);
     if (f == CHAT_NONE && strcmp(name, "none"))
-        return err_set(err, E_USAGE,
-                       "--chat-template: '%s' is not chatml, llama2, llama3, mistral, phi, zephyr or none",
-                       name);
+        return err_set(
+            err, E_USAGE,
+            "--chat-template: '%s' is not chatml, llama2, llama3, mistral, phi, zephyr or none",
+            name);
     *out = f;
     return 0;
 }
@@ -84,7 +87,8 @@ int cmd_ids(const char *what, const char *text, enum errc code, struct ids *out,
         long v = strtol(p, &end, 10);
         size_t n = strcspn(p, skip);
         if (end != p + n || errno || v < 0 || v > INT32_MAX)
-            return err_set(err, code, "%s: '%.*s' is not a token id", what, n > 40 ? 40 : (int)n, p);
+            return err_set(err, code, "%s: '%.*s' is not a token id", what, n > 40 ? 40 : (int)n,
+                           p);
         ids_add(out, (int32_t)v);
         p = end;
     }
@@ -92,7 +96,7 @@ int cmd_ids(const char *what, const char *text, enum errc code, struct ids *out,
 }
 
 static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0'
+    return c >= '0' && c <= '9'   ? c - '0'
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
            : c >= 'A' && c <= 'F' ? c - 'A' + 10
                                   : -1;
@@ -117,7 +121,7 @@ char *cmd_unescape(const char *s) {
     return b.data;
 }
 
-/* -- loading ----------------------------------------------------------------------------------------------- */
+/* -- loading ----------------------------------------------------------------------------------- */
 
 int cmd_load(const struct load_opts *o, struct loaded *out, struct err *err) {
     struct model_opts mo = {0};
@@ -153,13 +157,19 @@ void cmd_unload(struct loaded *l) {
     *l = (struct loaded){0};
 }
 
-/* -- text in ----------------------------------------------------------------------------------------------- */
+/* -- text in ----------------------------------------------------------------------------------- */
 
-/* Length of the well-formed character at p, or 0; *bad receives the length of the maximal ill-formed part
- * (Unicode 15, section 3.9, table 3-7 and "U+FFFD substitution of maximal subparts"). */
+/* Length of the well-formed character at p, or 0; *bad receives the length of the maximal
+ * ill-formed part (Unicode 15, section 3.9, table 3-7 and "U+FFFD substitution of maximal
+ * subparts"). */
 static size_t utf8_char(const unsigned char *p, size_t n, size_t *bad) {
     unsigned char lo = 0x80, hi = 0xbf;
-    size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    size_t len = p[0] < 0x80   ? 1
+                 : p[0] < 0xc2 ? 0
+                 : p[0] < 0xe0 ? 2
+                 : p[0] < 0xf0 ? 3
+                 : p[0] < 0xf5 ? 4
+                               : 0;
     *bad = 1;
     if (p[0] == 0xe0)
         lo = 0xa0; /* overlong */
@@ -210,7 +220,8 @@ static int read_stdin(struct buf *out, struct err *err) {
             return 0;
         out->len += (size_t)n;
         if (out->len > TEXT_MAX)
-            return err_set(err, E_FORMAT, "standard input: larger than the limit of %d bytes", TEXT_MAX);
+            return err_set(err, E_FORMAT, "standard input: larger than the limit of %d bytes",
+                           TEXT_MAX);
     }
 }
 
@@ -220,12 +231,12 @@ int cmd_read(const char *path, bool fix, struct buf *out, struct err *err) {
         return -1;
     size_t wrong = fix ? utf8_fix(out) : 0;
     if (wrong)
-        log_warn("%s: not valid UTF-8: %zu part%s replaced by U+FFFD", in ? "standard input" : path, wrong,
-                 wrong == 1 ? "" : "s");
+        log_warn("%s: not valid UTF-8: %zu part%s replaced by U+FFFD", in ? "standard input" : path,
+                 wrong, wrong == 1 ? "" : "s");
     return 0;
 }
 
-/* -- text out ---------------------------------------------------------------------------------------------- */
+/* -- text out ---------------------------------------------------------------------------------- */
 
 bool cmd_is_terminal(int fd) {
     return isatty(fd) == 1;

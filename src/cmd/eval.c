@@ -1,8 +1,8 @@
 /* eval.c - measure a model: `pumice eval logits` and `pumice eval ppl` (ppl.c).
  *
- * `eval logits` writes NumPy's format 1.0: "\x93NUMPY" 1 0, the header's length as 16 bits little-endian, a
- * Python dict literal padded by spaces and ended by a newline so that the data starts at a multiple of 64,
- * then float32 little-endian in C order. */
+ * `eval logits` writes NumPy's format 1.0: "\x93NUMPY" 1 0, the header's length as 16 bits
+ * little-endian, a Python dict literal padded by spaces and ended by a newline so that the data
+ * starts at a multiple of 64, then float32 little-endian in C order. */
 #include "cmd/eval.h"
 
 #include <stdio.h>
@@ -13,10 +13,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-/* -- a pass ------------------------------------------------------------------------------------------------ */
+/* -- a pass ------------------------------------------------------------------------------------ */
 
-int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l, int n_ctx, int chunk,
-              struct err *err) {
+int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l, int n_ctx,
+              int chunk, struct err *err) {
     enum dtype type;
     size_t rows;
     *p = (struct pass){.vocab = l->m->cfg.vocab};
@@ -31,7 +31,8 @@ int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l,
     p->chunk = chunk < n_ctx ? chunk : n_ctx;
     if (!size_mul((size_t)p->chunk, (size_t)p->vocab, &rows) ||
         !size_mul(rows, sizeof *p->logits, &p->logits_bytes))
-        return err_set(err, E_MEMORY, "logits: %d rows of %d do not fit in memory", p->chunk, p->vocab);
+        return err_set(err, E_MEMORY, "logits: %d rows of %d do not fit in memory", p->chunk,
+                       p->vocab);
     p->logits = mem_pages(p->logits_bytes, "logits", err);
     if (p->logits && (p->kv = kv_open(&l->m->cfg, 1, n_ctx, type, err)) &&
         (p->run = run_new(l->m, l->pool, p->chunk, n_ctx, err)))
@@ -53,13 +54,14 @@ int pass_run(struct pass *p, int pos, const int32_t *ids, int n, struct err *err
     return run_step(p->run, p->kv, &b, p->logits, err);
 }
 
-/* -- eval logits ------------------------------------------------------------------------------------------- */
+/* -- eval logits ------------------------------------------------------------------------------- */
 
 static int write_npy_head(struct out *o, size_t rows, int cols, struct err *err) {
     char head[192] = "\x93NUMPY\x01";
     enum { PREFIX = 10 };
     int n = PREFIX + snprintf(head + PREFIX, sizeof head - PREFIX,
-                              "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %d), }", rows, cols);
+                              "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %d), }",
+                              rows, cols);
     int total = (n + 1 + 63) / 64 * 64;
     memset(head + n, ' ', (size_t)(total - n));
     head[total - 1] = '\n';
@@ -105,13 +107,15 @@ static int eval_logits(int argc, char **argv, struct err *err) {
         OPTS_END,
     };
     const struct cmd_help h = {"eval logits MODEL --ids 1,2,3 --out FILE.npy [options]",
-                               "Writes the logits of every token as float32 (tokens, vocabulary).", &help};
+                               "Writes the logits of every token as float32 (tokens, vocabulary).",
+                               &help};
     if (cmd_parse(&h, table, argc, argv, &rest, err) || help)
         return 0;
     if (cmd_model(&lo.model, argc, argv, &rest, err) || cmd_no_more(argc, argv, rest, err))
         return -1;
     if (!list || !path)
-        return err_set(err, E_USAGE, !list ? "eval logits: give --ids 1,2,3" : "eval logits: give --out FILE");
+        return err_set(err, E_USAGE,
+                       !list ? "eval logits: give --ids 1,2,3" : "eval logits: give --out FILE");
     if (cmd_ids("--ids", list, E_USAGE, &ids, err) || cmd_load(&lo, &l, err))
         goto out;
     int n_ctx = lo.n_ctx > 0 ? lo.n_ctx : l.m->cfg.max_ctx;

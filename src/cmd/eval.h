@@ -8,15 +8,16 @@
 struct pass { /* owned: kv, run, logits */
     struct kv *kv;
     struct run *run;
-    float *logits;     /* (chunk, vocab) */
+    float *logits; /* (chunk, vocab) */
     size_t logits_bytes;
     int chunk, vocab;
 };
 
-/* Room for one sequence of n_ctx tokens in chunks of at most `chunk` (0 = as many as keep the logits small).
- * The type of keys and values follows --kv-dtype, else F32 for F32 weights and F16 otherwise. */
-int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l, int n_ctx, int chunk,
-              struct err *err);
+/* Room for one sequence of n_ctx tokens in chunks of at most `chunk` (0 = as many as keep the
+ * logits small). The type of keys and values follows --kv-dtype, else F32 for F32 weights and F16
+ * otherwise. */
+int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l, int n_ctx,
+              int chunk, struct err *err);
 void pass_close(struct pass *p); /* accepts zeroed */
 
 /* Runs ids[0..n), n <= chunk, at position pos; p->logits then holds n rows. */

@@ -13,12 +13,19 @@
 #include "base/progress.h"
 #include "cmd/cmd.h"
 
-/* -- settings ---------------------------------------------------------------------------------------------- */
+/* -- settings ---------------------------------------------------------------------------------- */
 
 struct gen_opts gen_opts_unset(void) {
-    return (struct gen_opts){.temp = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .presence = NAN,
-                             .frequency = NAN, .top_k = INT_MIN, .repeat_last_n = INT_MIN,
-                             .n_predict = INT_MIN, .seed = -1};
+    return (struct gen_opts){.temp = NAN,
+                             .top_p = NAN,
+                             .min_p = NAN,
+                             .repeat_penalty = NAN,
+                             .presence = NAN,
+                             .frequency = NAN,
+                             .top_k = INT_MIN,
+                             .repeat_last_n = INT_MIN,
+                             .n_predict = INT_MIN,
+                             .seed = -1};
 }
 
 static void set_float(float *dst, float flag, float model_default) {
@@ -42,12 +49,14 @@ static int parse_bias(const char *text, int vocab, struct logit_bias *out, struc
     if (end == text || (*end != '+' && *end != '-'))
         return err_set(err, E_USAGE, "--logit-bias: '%s' is not ID+NUMBER or ID-NUMBER", text);
     if (id < 0 || id >= vocab)
-        return err_set(err, E_USAGE, "--logit-bias: token id %ld is outside the vocabulary of %d", id, vocab);
+        return err_set(err, E_USAGE, "--logit-bias: token id %ld is outside the vocabulary of %d",
+                       id, vocab);
     const char *number = end;
     double v = strtod(number, &end);
     bool ban = !strcmp(number, "-inf");
     if (!ban && (end == number + 1 || *end || !isfinite(v) || fabs(v) > 1e6))
-        return err_set(err, E_USAGE, "--logit-bias: '%s' is not a bias in -1e6..1e6 or -inf", number);
+        return err_set(err, E_USAGE, "--logit-bias: '%s' is not a bias in -1e6..1e6 or -inf",
+                       number);
     *out = (struct logit_bias){(int32_t)id, ban ? -INFINITY : (float)v};
     return 0;
 }
@@ -102,14 +111,14 @@ void gen_free(struct gen *g) {
     *g = (struct gen){0};
 }
 
-/* -- the request ------------------------------------------------------------------------------------------- */
+/* -- the request ------------------------------------------------------------------------------- */
 
 struct sink { /* the engine's callbacks write here */
     struct answer *a;
     const struct tok *tok;
     const volatile sig_atomic_t *stop_flag;
     struct progress progress;
-    int n_top;             /* logprobs per token */
+    int n_top; /* logprobs per token */
     bool stream, done;
 };
 
@@ -142,7 +151,8 @@ static void put_token(json_t *obj, const struct tok *tok, int32_t id) {
 static json_t *logprob_json(const struct sink *k, int32_t id, float logprob) {
     json_t *j = json_object();
     put_token(j, k->tok, id);
-    json_object_set_new(j, "logprob", json_real(logprob > -1e4f ? logprob : -1e4f)); /* JSON has no -inf */
+    json_object_set_new(j, "logprob",
+                        json_real(logprob > -1e4f ? logprob : -1e4f)); /* JSON has no -inf */
     return j;
 }
 
@@ -178,13 +188,23 @@ static void on_done(void *ud, const struct usage *u) {
 
 int gen_answer(struct loaded *l, const struct ids *prompt, const struct gen *g, bool stream,
                const volatile sig_atomic_t *stop_flag, struct answer *a, struct err *err) {
-    struct sink k = {.a = a, .tok = l->m->tok, .stop_flag = stop_flag,
-                     .n_top = g->n_logprobs, .stream = stream};
+    struct sink k = {
+        .a = a, .tok = l->m->tok, .stop_flag = stop_flag, .n_top = g->n_logprobs, .stream = stream};
     struct req r = {
-        .ids = prompt->id, .n = (int)prompt->n, .max_new = g->n_predict, .sampling = g->sampling,
-        .stop = (const char *const *)g->stop, .n_stop = g->n_stop, .stop_id = g->stop_id,
-        .n_stop_id = g->n_stop_id, .ignore_eos = g->ignore_eos, .continues = g->continues, .n_logprobs = g->n_logprobs,
-        .on_token = on_token, .on_done = on_done, .ud = &k,
+        .ids = prompt->id,
+        .n = (int)prompt->n,
+        .max_new = g->n_predict,
+        .sampling = g->sampling,
+        .stop = (const char *const *)g->stop,
+        .n_stop = g->n_stop,
+        .stop_id = g->stop_id,
+        .n_stop_id = g->n_stop_id,
+        .ignore_eos = g->ignore_eos,
+        .continues = g->continues,
+        .n_logprobs = g->n_logprobs,
+        .on_token = on_token,
+        .on_done = on_done,
+        .ud = &k,
     };
     if (prompt->n > INT_MAX)
         return err_set(err, E_USAGE, "the prompt has %zu tokens", prompt->n);
@@ -214,10 +234,11 @@ void answer_free(struct answer *a) {
     *a = (struct answer){0};
 }
 
-/* -- its figures ------------------------------------------------------------------------------------------- */
+/* -- its figures ------------------------------------------------------------------------------- */
 
 const char *finish_name(enum finish f) {
-    static const char *const name[] = {"stop", "length", "cancelled", "error"}; /* ORDER enum finish */
+    static const char *const name[] = {"stop", "length", "cancelled",
+                                       "error"}; /* ORDER enum finish */
     return name[f];
 }
 
@@ -238,14 +259,15 @@ double answer_decode_rate(const struct answer *a) {
 
 json_t *answer_usage(const struct answer *a) {
     const struct usage *u = &a->usage;
-    return json_pack("{s:i,s:i,s:i,s:i}", "prompt_tokens", u->n_prompt, "cached_tokens", u->n_cached,
-                     "completion_tokens", u->n_out, "total_tokens", u->n_prompt + u->n_out);
+    return json_pack("{s:i,s:i,s:i,s:i}", "prompt_tokens", u->n_prompt, "cached_tokens",
+                     u->n_cached, "completion_tokens", u->n_out, "total_tokens",
+                     u->n_prompt + u->n_out);
 }
 
 json_t *answer_timings(const struct answer *a) {
     const struct usage *u = &a->usage;
-    return json_pack("{s:f,s:f,s:f,s:f,s:I}", "prompt_ms", (double)u->prompt_us / 1e3, "predicted_ms",
-                     (double)u->decode_us / 1e3, "prompt_per_second", answer_prompt_rate(a),
-                     "predicted_per_second", answer_decode_rate(a), "peak_memory_bytes",
-                     (json_int_t)peak_memory());
+    return json_pack("{s:f,s:f,s:f,s:f,s:I}", "prompt_ms", (double)u->prompt_us / 1e3,
+                     "predicted_ms", (double)u->decode_us / 1e3, "prompt_per_second",
+                     answer_prompt_rate(a), "predicted_per_second", answer_decode_rate(a),
+                     "peak_memory_bytes", (json_int_t)peak_memory());
 }

@@ -1,4 +1,5 @@
-/* init.c - a random model of a named shape, for benchmarks and tests: `pumice init SHAPE --out DIR`. */
+/* init.c - a random model of a named shape, for benchmarks and tests: `pumice init SHAPE --out
+ * DIR`. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -47,18 +48,19 @@ int cmd_init(int argc, char **argv) {
         shape = argv[rest++];
     enum dtype type = dtype_parse(type_name);
     if (!shape || !dir) {
-        err_set(&err, E_USAGE, !shape ? "init: name a shape, such as 168m" : "init: give --out DIR");
+        err_set(&err, E_USAGE,
+                !shape ? "init: name a shape, such as 168m" : "init: give --out DIR");
         goto out;
     }
     if (type != DT_BF16 && type != DT_F32) {
         err_set(&err, E_USAGE, "--dtype: '%s' is not bf16 or f32", type_name);
         goto out;
     }
-    if (cmd_no_more(argc, argv, rest, &err) || cfg_shape(&c, shape, &err) || check_empty(dir, force, &err) ||
-        model_init(dir, &c, (uint64_t)seed, type, &err))
+    if (cmd_no_more(argc, argv, rest, &err) || cfg_shape(&c, shape, &err) ||
+        check_empty(dir, force, &err) || model_init(dir, &c, (uint64_t)seed, type, &err))
         goto out;
-    log_info("%s: %s with %lld random weights in %s, seed %lld", dir, shape, (long long)cfg_params(&c),
-             dtype_info(type)->name, (long long)seed);
+    log_info("%s: %s with %lld random weights in %s, seed %lld", dir, shape,
+             (long long)cfg_params(&c), dtype_info(type)->name, (long long)seed);
 out:
     return cmd_fail(&err);
 }

@@ -1,14 +1,19 @@
 /* input.c - lines from the user: libedit on a terminal, plain reads elsewhere.
  *
- * History is one line per entry in $XDG_STATE_HOME/pumice/history (else ~/.local/state), readable by the user
- * only; each line is appended as it is entered, so a crash loses nothing and two sessions do not overwrite
- * each other.  Without a home there is history for the session only.
+ * History is one line per entry in $XDG_STATE_HOME/pumice/history (else ~/.local/state), readable
+ * by the user only; each line is appended as it is entered, so a crash loses nothing and two
+ * sessions do not overwrite each other.  Without a home there is history for the session only.
  *
- * Ctrl-C: libedit leaves the terminal's interrupt character on, the caller's handler sets *interrupted without
- * restarting the read, and read_char below turns that into the end of the line. */
+ * A bracketed paste is one line to the editor: its line breaks and tabs are shown as the symbols
+ * for them and turned back when the line is done; history keeps the symbols.
+ *
+ * Ctrl-C: libedit leaves the terminal's interrupt character on, the caller's handler sets
+ * *interrupted without restarting the read, and read_char below turns that into the end of the
+ * line. */
 #include <errno.h>
 #include <fcntl.h>
 #include <histedit.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,18 +26,24 @@
 #include "cmd/session.h"
 
 enum { HISTORY_LINES = 1000, HISTORY_BYTES = 1 << 20 };
+enum { ESC = 0x1b, SYMBOL_NEWLINE = 0x2424, SYMBOL_TAB = 0x2409 };
+#define SYMBOL_NEWLINE_UTF8 "\xe2\x90\xa4"
+#define SYMBOL_TAB_UTF8 "\xe2\x90\x89"
 
 struct input {
-    EditLine *el;          /* NULL when not a terminal */
+    EditLine *el; /* NULL when not a terminal */
     History *history;
-    char *path;            /* history file; NULL = none */
-    const char *prompt;    /* borrowed during input_read */
+    char *path;         /* history file; NULL = none */
+    const char *prompt; /* borrowed during input_read */
     const volatile sig_atomic_t *interrupted;
-    char *line;            /* getline's buffer */
+    char *line; /* getline's buffer */
     size_t cap;
+    char ahead[8]; /* bytes read while looking for the end of an escape sequence */
+    int n_ahead;
+    bool pasting;
 };
 
-/* -- the history file -------------------------------------------------------------------------------------- */
+/* -- the history file -------------------------------------------------------------------------- */
 
 /* Creates the folders of a path, for the user alone; failure shows when the file is opened. */
 static void make_parents(char *path) {
@@ -50,7 +61,8 @@ static char *history_path(void) {
     return home && home[0] == '/' ? path_join(home, ".local/state/pumice/history") : NULL;
 }
 
-/* Loads the newest entries; when the file has grown past its limit, keeps only those on disk too. */
+/* Loads the newest entries; when the file has grown past its limit, keeps only those on disk
+ * too. */
 static void load_history(struct input *in) {
     struct buf b = {0};
     HistEvent ev;
@@ -66,7 +78,8 @@ static void load_history(struct input *in) {
         p++;
     if (b.len > HISTORY_BYTES) {
         mode_t old = umask(077);
-        file_write(in->path, p, (size_t)(b.data + b.len - p), NULL); /* best effort: the old file stays */
+        file_write(in->path, p, (size_t)(b.data + b.len - p),
+                   NULL); /* best effort: the old file stays */
         umask(old);
     }
     buf_str(&b);
@@ -86,13 +99,14 @@ static void remember(struct input *in, const char *line) {
         return;
     struct buf b = {0};
     buf_printf(&b, "%s\n", line);
-    ssize_t n = write(fd, b.data, b.len); /* one write: lines of two sessions do not mix; loss is harmless */
+    ssize_t n = write(fd, b.data,
+                      b.len); /* one write: lines of two sessions do not mix; loss is harmless */
     (void)n;
     close(fd);
     buf_free(&b);
 }
 
-/* -- the terminal ------------------------------------------------------------------------------------------ */
+/* -- the terminal ------------------------------------------------------------------------------ */
 
 static char *prompt_of(EditLine *el) {
     struct input *in;
@@ -100,31 +114,100 @@ static char *prompt_of(EditLine *el) {
     return (char *)in->prompt;
 }
 
+/* One byte: 1, 0 at the end of input, -1 when interrupted. */
+static int read_byte(struct input *in, char *out) {
+    if (in->n_ahead) {
+        *out = in->ahead[0];
+        memmove(in->ahead, in->ahead + 1, (size_t)--in->n_ahead);
+        return 1;
+    }
+    for (;;) {
+        ssize_t got = *in->interrupted ? -1 : read(STDIN_FILENO, out, 1);
+        if (got >= 0)
+            return (int)got;
+        if (errno != EINTR || *in->interrupted)
+            return -1;
+        /* a resized window, for one */
+    }
+}
+
+/* After ESC: true and consumed if the rest of `mark` follows at once; else what was read stays
+ * ahead. */
+static bool follows(struct input *in, const char *mark) {
+    size_t n = strlen(mark);
+    for (size_t i = 0; i < n; i++) {
+        struct pollfd p = {STDIN_FILENO, POLLIN, 0};
+        if (i >= (size_t)in->n_ahead &&
+            (poll(&p, 1, 20) <= 0 || read(STDIN_FILENO, &in->ahead[in->n_ahead], 1) != 1))
+            return false;
+        if (i >= (size_t)in->n_ahead)
+            in->n_ahead++;
+        if (in->ahead[i] != mark[i])
+            return false;
+    }
+    in->n_ahead -= (int)n;
+    memmove(in->ahead, in->ahead + n, (size_t)in->n_ahead);
+    return true;
+}
+
+/* The first byte of a character that is for the editor; paste marks are taken out here. */
+static int read_first(struct input *in, char *out) {
+    for (;;) {
+        int got = read_byte(in, out);
+        if (got != 1)
+            return got;
+        if (*out == ESC && follows(in, in->pasting ? "[201~" : "[200~"))
+            in->pasting = !in->pasting;
+        else if (!in->pasting || *out == '\r' || *out == '\n' || *out == '\t' ||
+                 (unsigned char)*out >= ' ')
+            return 1;
+        /* other control characters of a paste would be commands to the editor */
+    }
+}
+
 /* One character for libedit: 1, 0 at the end of input, -1 when interrupted. */
 static int read_char(EditLine *el, wchar_t *out) {
     struct input *in;
     char bytes[8];
-    size_t n = 0;
     el_get(el, EL_CLIENTDATA, &in);
-    while (n < sizeof bytes) {
-        ssize_t got = *in->interrupted ? -1 : read(STDIN_FILENO, bytes + n, 1);
-        if (got < 0 && errno == EINTR && !*in->interrupted)
-            continue; /* a resized window, for one */
-        if (got <= 0)
-            return got < 0 ? -1 : 0;
+    for (size_t n = 0; n < sizeof bytes;) {
+        int got = n ? read_byte(in, bytes + n) : read_first(in, bytes);
+        if (got != 1)
+            return got;
         if (n == 0 && bytes[0] == '\0')
-            bytes[0] = 'D' & 0x1f; /* Ctrl-D typed ahead, while lines were read whole, arrives as NUL */
+            bytes[0] =
+                'D' & 0x1f; /* Ctrl-D typed ahead, while lines were read whole, arrives as NUL */
         n++;
         mbstate_t state = {0};
         size_t len = mbrtowc(out, bytes, n, &state);
-        if (len == (size_t)-2)
-            continue; /* more bytes to come */
         if (len == (size_t)-1)
             n = 0; /* not UTF-8: skipped */
-        else
-            return 1;
+        if (len >= (size_t)-2)
+            continue;
+        if (in->pasting && *out < ' ')
+            *out = *out == '\t' ? SYMBOL_TAB : SYMBOL_NEWLINE;
+        return 1;
     }
     return 0;
+}
+
+/* Puts real line breaks and tabs where a paste left their symbols. */
+static void restore_paste(struct buf *line) {
+    struct buf out = {0};
+    for (size_t i = 0; i < line->len;) {
+        size_t left = line->len - i;
+        bool newline = left >= 3 && !memcmp(line->data + i, SYMBOL_NEWLINE_UTF8, 3);
+        bool tab = left >= 3 && !memcmp(line->data + i, SYMBOL_TAB_UTF8, 3);
+        buf_addc(&out, newline ? '\n' : tab ? '\t' : line->data[i]);
+        i += newline || tab ? 3 : 1;
+    }
+    buf_free(line);
+    *line = out;
+}
+
+static void bracketed_paste(bool on) {
+    fputs(on ? "\033[?2004h" : "\033[?2004l", stdout);
+    fflush(stdout);
 }
 
 struct input *input_open(const volatile sig_atomic_t *interrupted) {
@@ -176,8 +259,14 @@ static enum input_event read_terminal(struct input *in, const char *prompt, stru
     int n = 0;
     in->prompt = prompt;
     el_resize(in->el);
-    el_set(in->el, EL_PREP_TERM, 1); /* before the prompt: keys typed at once belong to the editor */
+    el_set(in->el, EL_PREP_TERM,
+           1); /* before the prompt: keys typed at once belong to the editor */
+    bool paste = cmd_colour(STDOUT_FILENO); /* a terminal that knows escape codes */
+    if (paste)
+        bracketed_paste(true);
     const char *s = el_gets(in->el, &n);
+    if (paste)
+        bracketed_paste(false);
     if (*in->interrupted) {
         const LineInfo *li = el_line(in->el);
         buf_add(line, li->buffer, (size_t)(li->lastchar - li->buffer));
@@ -189,6 +278,7 @@ static enum input_event read_terminal(struct input *in, const char *prompt, stru
     while (line->len && strchr("\r\n", line->data[line->len - 1]))
         line->len--;
     remember(in, buf_str(line));
+    restore_paste(line);
     return IN_LINE;
 }
 

@@ -1,7 +1,8 @@
 /* main.c - the command table: pick a subcommand, run it, make sure that what it printed arrived.
  *
- * Exit codes are enum errc (base/err.h).  A reader that closes the pipe (`pumice show M | head -1`) is not an
- * error: SIGPIPE ends the process quietly with 0.  Files are written through out_*, so nothing is torn. */
+ * Exit codes are enum errc (base/err.h).  A reader that closes the pipe (`pumice show M | head -1`)
+ * is not an error: SIGPIPE ends the process quietly with 0.  Files are written through out_*, so
+ * nothing is torn. */
 #include <errno.h>
 #include <fcntl.h>
 #include <locale.h>
@@ -24,6 +25,7 @@ static const struct command {
     {"detokenize", cmd_detokenize, "token ids to text"},
     {"show", cmd_show, "what a model is: architecture, size, KV bytes per token"},
     {"eval", cmd_eval, "perplexity of a text (eval ppl), logits of tokens (eval logits)"},
+    {"vocab", cmd_vocab, "learn a vocabulary from text (vocab train)"},
     {"init", cmd_init, "write a random model of a named shape"},
     {"bench", cmd_bench, "measure speed on this machine"},
     {"doctor", cmd_doctor, "what this machine offers and what pumice uses of it"},
@@ -115,7 +117,8 @@ static void on_broken_pipe(int sig) {
     _exit(0);
 }
 
-/* A descriptor 0..2 that is closed would be given to the next file opened, and printing would write into it. */
+/* A descriptor 0..2 that is closed would be given to the next file opened, and printing would write
+ * into it. */
 static void open_standard_files(void) {
     int fd = open("/dev/null", O_RDWR);
     while (fd >= 0 && fd <= 2)

@@ -1,13 +1,17 @@
-/* ppl.c - `pumice eval ppl`: the negative log-likelihood of a text, in nats per token and bits per byte.
+/* ppl.c - `pumice eval ppl`: the negative log-likelihood of a text, in nats per token and bits per
+ * byte.
  *
- * With --docs SEP the text is split at the separator; each document is stripped of ASCII white space, empty
- * ones are dropped, BOS goes in front where the model has one, the rest beyond the context is cut off, and
- * all tokens but the first are scored.  Documents are scored one by one: nothing is carried over.
+ * With --docs SEP the text is split at the separator; each document is stripped of ASCII white
+ * space, empty ones are dropped, BOS goes in front where the model has one, the rest beyond the
+ * context is cut off, and all tokens but the first are scored.  Documents are scored one by one:
+ * nothing is carried over.
  *
- * Without --docs the text is encoded whole and cut into windows of the context's length that do not overlap;
- * each starts with BOS where the model was trained with one.  A window's first token is context only.
+ * Without --docs the text is encoded whole and cut into windows of the context's length that do not
+ * overlap; each starts with BOS where the model was trained with one.  A window's first token is
+ * context only.
  *
- * Bytes are those of the scored tokens' text, so that models with different vocabularies compare. */
+ * Bytes are those of the scored tokens' text, so that models with different vocabularies
+ * compare. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,13 +32,14 @@ struct ppl {
 struct score {
     struct pass pass;
     const struct tok *tok;
-    int n_ctx, bos;           /* bos -1 = none in front */
+    int n_ctx, bos; /* bos -1 = none in front */
     int64_t tokens, bytes, sequences, cut;
-    double nll;               /* nats, summed over `tokens` */
+    double nll; /* nats, summed over `tokens` */
     struct progress progress;
 };
 
-/* Scores one sequence that fits the context.  stream decodes the scored tokens to count their bytes. */
+/* Scores one sequence that fits the context.  stream decodes the scored tokens to count their
+ * bytes. */
 static int score_sequence(struct score *s, const int32_t *ids, int n, struct tok_stream *stream,
                           struct err *err) {
     struct buf text = {0};
@@ -84,7 +89,8 @@ static int score_document(struct score *s, const uint8_t *p, size_t n, struct er
         s->cut++;
     }
     tok_stream_start(&stream, s->tok);
-    if (s->bos < 0 && ids.n > 1) { /* the first token is not scored, but it is where the text starts */
+    if (s->bos < 0 &&
+        ids.n > 1) { /* the first token is not scored, but it is where the text starts */
         struct buf first = {0};
         tok_stream_add(&stream, ids.id[0], &first, NULL);
         buf_free(&first);
@@ -144,20 +150,22 @@ static int report(const struct ppl *c, const struct score *s, int64_t us, struct
     double per_token = s->nll / (double)s->tokens, per_byte = s->nll / M_LN2 / (double)s->bytes;
     double rate = us > 0 ? (double)s->tokens * 1e6 / (double)us : 0;
     if (c->json) {
-        json_t *j = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:i,s:b,s:f,s:f}", "model", c->load.model,
-                              "text", c->text, "split", c->docs ? "documents" : "windows", "sequences",
-                              (json_int_t)s->sequences, "sequences_cut", (json_int_t)s->cut, "tokens",
-                              (json_int_t)s->tokens, "nll_per_token", per_token, "ppl", exp(per_token),
-                              "bits_per_byte", per_byte, "bytes", (json_int_t)s->bytes, "context", s->n_ctx,
-                              "bos", s->bos >= 0, "seconds", (double)us / 1e6, "tokens_per_second", rate);
+        json_t *j = json_pack(
+            "{s:s,s:s,s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:i,s:b,s:f,s:f}", "model", c->load.model,
+            "text", c->text, "split", c->docs ? "documents" : "windows", "sequences",
+            (json_int_t)s->sequences, "sequences_cut", (json_int_t)s->cut, "tokens",
+            (json_int_t)s->tokens, "nll_per_token", per_token, "ppl", exp(per_token),
+            "bits_per_byte", per_byte, "bytes", (json_int_t)s->bytes, "context", s->n_ctx, "bos",
+            s->bos >= 0, "seconds", (double)us / 1e6, "tokens_per_second", rate);
         if (!j)
             return err_set(err, E_USAGE, "--json: a path is not valid UTF-8");
         return cmd_print_json(j, false, err);
     }
-    printf("%s: %lld %s (%lld cut to %d tokens), %lld tokens, %lld bytes\n", c->text, (long long)s->sequences,
-           c->docs ? "documents" : "windows", (long long)s->cut, s->n_ctx, (long long)s->tokens,
-           (long long)s->bytes);
-    printf("perplexity %.4f, %.5f nats per token, %.4f bits per byte\n", exp(per_token), per_token, per_byte);
+    printf("%s: %lld %s (%lld cut to %d tokens), %lld tokens, %lld bytes\n", c->text,
+           (long long)s->sequences, c->docs ? "documents" : "windows", (long long)s->cut, s->n_ctx,
+           (long long)s->tokens, (long long)s->bytes);
+    printf("perplexity %.4f, %.5f nats per token, %.4f bits per byte\n", exp(per_token), per_token,
+           per_byte);
     log_info("%.2f s, %.0f tokens/s", (double)us / 1e6, rate);
     return 0;
 }
@@ -182,14 +190,16 @@ static int ppl(struct ppl *c, struct err *err) {
     s.bos = tok_adds_bos(s.tok) ? tok_bos(s.tok) : -1;
     s.n_ctx = c->load.n_ctx > 0 ? c->load.n_ctx : l.m->cfg.max_ctx;
     if (s.n_ctx > l.m->cfg.max_ctx || s.n_ctx < 2) {
-        err_set(err, E_USAGE, "--ctx-size: %d is not in 2..%d, the model's context", s.n_ctx, l.m->cfg.max_ctx);
+        err_set(err, E_USAGE, "--ctx-size: %d is not in 2..%d, the model's context", s.n_ctx,
+                l.m->cfg.max_ctx);
         goto out;
     }
     if (pass_open(&s.pass, &c->load, &l, s.n_ctx, c->load.n_batch, err))
         goto out;
     s.progress = progress_start("scoring", (int64_t)f.size);
     int64_t start = clock_us();
-    int failed = sep ? score_documents(&s, &f, sep, c->limit, err) : score_windows(&s, &f, c->limit, err);
+    int failed =
+        sep ? score_documents(&s, &f, sep, c->limit, err) : score_windows(&s, &f, c->limit, err);
     int64_t us = clock_us() - start;
     progress_end(&s.progress);
     if (failed)
@@ -213,17 +223,20 @@ int eval_ppl(int argc, char **argv, struct err *err) {
     const struct opt table[] = {
         {"text", 'f', "file", OPT_STR, &c.text, .arg = "FILE", .help = "the text to predict"},
         {"docs", 0, NULL, OPT_STR, &c.docs, .arg = "SEP",
-         .help = "the file holds documents separated by SEP, such as '<|endoftext|>' or '\\n\\n' (\\n, \\t, \\\\ "
-                 "and \\xHH are understood), scored one by one; default: windows of the context's length"},
-        {"limit", 0, NULL, OPT_I64, &c.limit, 0, 9.3e18, "N", "only the first N documents or windows; 0 = all"},
+         .help = "the file holds documents separated by SEP, such as '<|endoftext|>' or '\\n\\n' "
+                 "(\\n, \\t, \\\\ "
+                 "and \\xHH are understood), scored one by one; default: windows of the context's "
+                 "length"},
+        {"limit", 0, NULL, OPT_I64, &c.limit, 0, 9.3e18, "N",
+         "only the first N documents or windows; 0 = all"},
         OPTS_LOAD(&c.load),
         OPTS_JSON(&c.json),
         OPTS_HELP(&c.help),
         OPTS_END,
     };
-    const struct cmd_help h = {
-        "eval ppl MODEL --text FILE [options]",
-        "Prints perplexity, nats per token and bits per byte of a text.", &c.help};
+    const struct cmd_help h = {"eval ppl MODEL --text FILE [options]",
+                               "Prints perplexity, nats per token and bits per byte of a text.",
+                               &c.help};
     if (cmd_parse(&h, table, argc, argv, &rest, err) || c.help)
         return 0;
     if (cmd_model(&c.load.model, argc, argv, &rest, err) || cmd_no_more(argc, argv, rest, err))

@@ -1,8 +1,9 @@
 /* run.c - one prompt, one answer: `pumice run MODEL [PROMPT]`.
  *
- * Plain completion by default (BOS where the model was trained with one); --chat wraps the prompt in the
- * model's chat format.  The answer goes to stdout as it is generated, figures to stderr; --json prints one
- * object at the end instead.  The object's keys are a contract (docs/commands.md). */
+ * Plain completion by default (BOS where the model was trained with one); --chat wraps the prompt
+ * in the model's chat format.  The answer goes to stdout as it is generated, figures to stderr;
+ * --json prints one object at the end instead.  The object's keys are a contract
+ * (docs/commands.md). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +22,14 @@ struct run_cmd {
     bool as_chat, special, json, help;
 };
 
-/* Where the prompt comes from, in this order: --ids (elsewhere), -p, positional words, -f, standard input. */
+/* Where the prompt comes from, in this order: --ids (elsewhere), -p, positional words, -f, standard
+ * input. */
 static int read_prompt(const struct run_cmd *c, int argc, char **argv, int rest, struct buf *out,
                        struct err *err) {
     int given = (c->prompt != NULL) + (rest < argc) + (c->file != NULL) + (c->ids != NULL);
     if (given > 1)
-        return err_set(err, E_USAGE, "more than one prompt: give one of --prompt, --file, --ids, or words");
+        return err_set(err, E_USAGE,
+                       "more than one prompt: give one of --prompt, --file, --ids, or words");
     if (c->ids)
         return 0;
     if (c->prompt)
@@ -39,7 +42,8 @@ static int read_prompt(const struct run_cmd *c, int argc, char **argv, int rest,
         return 0;
     }
     if (!c->file && cmd_is_terminal(STDIN_FILENO))
-        return err_set(err, E_USAGE, "no prompt: give --prompt TEXT, --file FILE, or text on standard input");
+        return err_set(err, E_USAGE,
+                       "no prompt: give --prompt TEXT, --file FILE, or text on standard input");
     if (cmd_read(c->file, true, out, err))
         return -1;
     if (out->len && out->data[out->len - 1] == '\n')
@@ -48,8 +52,8 @@ static int read_prompt(const struct run_cmd *c, int argc, char **argv, int rest,
 }
 
 /* The prompt's token ids; g receives the ids that end a chat answer. */
-static int encode_prompt(const struct run_cmd *c, const struct model *m, struct buf *text, struct gen *g,
-                         struct ids *out, struct err *err) {
+static int encode_prompt(const struct run_cmd *c, const struct model *m, struct buf *text,
+                         struct gen *g, struct ids *out, struct err *err) {
     g->continues = true;
     if (c->ids)
         return cmd_ids("--ids", c->ids, E_USAGE, out, err);
@@ -67,7 +71,8 @@ static int encode_prompt(const struct run_cmd *c, const struct model *m, struct 
         if (c->chat.system)
             msg[n++] = (struct chat_msg){"system", c->chat.system};
         msg[n++] = (struct chat_msg){"user", buf_str(text)};
-        g->n_stop_id = chat_stops(f, m->tok, g->stop_id, (int)(sizeof g->stop_id / sizeof *g->stop_id));
+        g->n_stop_id =
+            chat_stops(f, m->tok, g->stop_id, (int)(sizeof g->stop_id / sizeof *g->stop_id));
         return chat_encode(f, m->tok, msg, n, out, err);
     }
     if (tok_adds_bos(m->tok) && tok_bos(m->tok) >= 0)
@@ -98,7 +103,8 @@ static int print_answer_json(const struct run_cmd *c, const struct answer *a, st
 
 static void print_timings(const struct answer *a) {
     const struct usage *u = &a->usage;
-    log_info("prompt %d tokens in %.3f s (%.1f/s), answer %d tokens in %.3f s (%.1f/s), peak memory %.1f MiB",
+    log_info("prompt %d tokens in %.3f s (%.1f/s), answer %d tokens in %.3f s (%.1f/s), peak "
+             "memory %.1f MiB",
              u->n_prompt, (double)u->prompt_us / 1e6, answer_prompt_rate(a), u->n_out,
              (double)u->decode_us / 1e6, answer_decode_rate(a), (double)peak_memory() / (1 << 20));
 }
@@ -155,10 +161,13 @@ int cmd_run(int argc, char **argv) {
         {"prompt", 'p', NULL, OPT_STR, &c.prompt, .arg = "TEXT", .help = "the prompt"},
         {"file", 'f', NULL, OPT_STR, &c.file, .arg = "FILE",
          .help = "prompt from a file, - for standard input; one final newline is dropped"},
-        {"ids", 0, NULL, OPT_STR, &c.ids, .arg = "1,2,3", .help = "prompt as token ids; nothing is added"},
-        {"chat", 0, NULL, OPT_FLAG, &c.as_chat, .help = "the prompt is a user's message to a chat model"},
+        {"ids", 0, NULL, OPT_STR, &c.ids, .arg = "1,2,3",
+         .help = "prompt as token ids; nothing is added"},
+        {"chat", 0, NULL, OPT_FLAG, &c.as_chat,
+         .help = "the prompt is a user's message to a chat model"},
         OPTS_CHAT(&c.chat),
-        {"special", 0, NULL, OPT_FLAG, &c.special, .help = "special tokens spelled out in the prompt count"},
+        {"special", 0, NULL, OPT_FLAG, &c.special,
+         .help = "special tokens spelled out in the prompt count"},
         OPTS_GEN(&c.gen),
         {"logprobs", 0, NULL, OPT_INT, &c.n_logprobs, 0, 20, "N",
          "with --json: log-probabilities, and the N best alternatives of each token"},
@@ -167,9 +176,8 @@ int cmd_run(int argc, char **argv) {
         OPTS_HELP(&c.help),
         OPTS_END,
     };
-    const struct cmd_help h = {
-        "run MODEL [PROMPT] [options]",
-        "Continues a prompt, or with --chat answers it.", &c.help};
+    const struct cmd_help h = {"run MODEL [PROMPT] [options]",
+                               "Continues a prompt, or with --chat answers it.", &c.help};
     if (!cmd_parse(&h, table, argc, argv, &rest, &err) && !c.help)
         run(&c, argc, argv, rest, &err);
     return cmd_fail(&err);

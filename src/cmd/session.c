@@ -1,8 +1,8 @@
 /* session.c - see session.h.
  *
- * Each turn encodes the whole conversation anew and submits it; the engine finds the part whose KV it still
- * holds.  When the conversation no longer leaves room for an answer, the oldest turns are dropped, never the
- * system message, and the user is told. */
+ * Each turn encodes the whole conversation anew and submits it; the engine finds the part whose KV
+ * it still holds.  When the conversation no longer leaves room for an answer, the oldest turns are
+ * dropped, never the system message, and the user is told. */
 #include "cmd/session.h"
 
 #include <stdio.h>
@@ -16,7 +16,7 @@
 
 enum { FILE_MAX = 64 << 20 };
 
-/* -- messages ---------------------------------------------------------------------------------------------- */
+/* -- messages ---------------------------------------------------------------------------------- */
 
 static void add(struct session *s, const char *role, const char *text, size_t n) {
     if (s->n == s->cap) {
@@ -58,10 +58,10 @@ static void drop_oldest_turn(struct session *s) {
     s->n -= n;
 }
 
-/* -- one turn ---------------------------------------------------------------------------------------------- */
+/* -- one turn ---------------------------------------------------------------------------------- */
 
-/* Without a chat format the conversation is one text: an answer goes on where the user's text ended, so that
- * the model sees what it wrote as it wrote it and its KV is found again. */
+/* Without a chat format the conversation is one text: an answer goes on where the user's text
+ * ended, so that the model sees what it wrote as it wrote it and its KV is found again. */
 static int encode_plain(const struct session *s, struct ids *out, struct err *err) {
     struct buf b = {0};
     if (s->system)
@@ -71,7 +71,8 @@ static int encode_plain(const struct session *s, struct ids *out, struct err *er
             buf_addc(&b, '\n');
         buf_adds(&b, s->msg[i].text);
     }
-    int rc = chat_encode(CHAT_NONE, s->l->m->tok, &(struct chat_msg){"user", buf_str(&b)}, 1, out, err);
+    int rc =
+        chat_encode(CHAT_NONE, s->l->m->tok, &(struct chat_msg){"user", buf_str(&b)}, 1, out, err);
     buf_free(&b);
     return rc;
 }
@@ -91,8 +92,8 @@ static int encode(const struct session *s, struct ids *out, struct err *err) {
     return rc;
 }
 
-/* The prompt, short enough that a quarter of the context (or --n-predict, if less) is left for the answer;
- * returns how many turns had to go, or -1. */
+/* The prompt, short enough that a quarter of the context (or --n-predict, if less) is left for the
+ * answer; returns how many turns had to go, or -1. */
 static int encode_to_fit(struct session *s, int n_predict, struct ids *out, struct err *err) {
     int ctx = engine_ctx(s->l->e), room = ctx / 4, dropped = 0;
     if (n_predict >= 0 && n_predict < room)
@@ -109,7 +110,9 @@ static int encode_to_fit(struct session *s, int n_predict, struct ids *out, stru
 
 static void print_stats(const struct session *s, const struct answer *a) {
     const struct usage *u = &a->usage;
-    fprintf(stderr, "%s[%d tokens, %.1f/s; prompt %d (%d reused), %.1f/s; KV %.2f/%.2f MiB; memory %.1f MiB%s]%s\n",
+    fprintf(stderr,
+            "%s[%d tokens, %.1f/s; prompt %d (%d reused), %.1f/s; KV %.2f/%.2f MiB; memory %.1f "
+            "MiB%s]%s\n",
             s->colour ? "\033[2m" : "", u->n_out, answer_decode_rate(a), u->n_prompt, u->n_cached,
             answer_prompt_rate(a), (double)engine_kv_held(s->l->e) / (1 << 20),
             (double)engine_kv_bytes(s->l->e) / (1 << 20), (double)mem_resident() / (1 << 20),
@@ -156,13 +159,15 @@ static int answer(struct session *s, struct err *err) {
         return -1;
     g.continues = s->format == CHAT_NONE;
     if (s->gen.seed >= 0)
-        g.sampling.seed += (uint64_t)s->n_regen; /* the same seed would give the same answer again */
-    g.n_stop_id = chat_stops(s->format, s->l->m->tok, g.stop_id, (int)(sizeof g.stop_id / sizeof *g.stop_id));
+        g.sampling.seed +=
+            (uint64_t)s->n_regen; /* the same seed would give the same answer again */
+    g.n_stop_id =
+        chat_stops(s->format, s->l->m->tok, g.stop_id, (int)(sizeof g.stop_id / sizeof *g.stop_id));
     if ((dropped = encode_to_fit(s, g.n_predict, &ids, err)) < 0)
         goto out;
     if (dropped)
-        log_warn("the context of %d tokens is full: forgot the %d oldest turn%s", engine_ctx(s->l->e), dropped,
-                 dropped == 1 ? "" : "s");
+        log_warn("the context of %d tokens is full: forgot the %d oldest turn%s",
+                 engine_ctx(s->l->e), dropped, dropped == 1 ? "" : "s");
     if (gen_answer(s->l, &ids, &g, !s->json, s->interrupted, &a, err))
         goto out;
     bool nothing = a.usage.why == FIN_CANCELLED && !a.ids.n;
@@ -201,7 +206,7 @@ int session_again(struct session *s, struct err *err) {
     return rc;
 }
 
-/* -- files ------------------------------------------------------------------------------------------------- */
+/* -- files ------------------------------------------------------------------------------------- */
 
 static void append_message(json_t *list, const char *role, const char *text) {
     struct buf b = {0};
@@ -219,14 +224,16 @@ int session_save(const struct session *s, const char *path, struct err *err) {
         append_message(list, s->msg[i].role, s->msg[i].text);
     json_t *j = json_pack("{s:o}", "messages", list);
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    int rc = text ? file_write(path, text, strlen(text), err) : err_set(err, E_MEMORY, "%s: too large", path);
+    int rc = text ? file_write(path, text, strlen(text), err)
+                  : err_set(err, E_MEMORY, "%s: too large", path);
     free(text);
     json_decref(j);
     return rc;
 }
 
 /* Message i of a loaded list: role and content, in the order that a conversation has. */
-static int check_message(const json_t *list, size_t i, const char *path, bool system, struct err *err) {
+static int check_message(const json_t *list, size_t i, const char *path, bool system,
+                         struct err *err) {
     const json_t *m = json_array_get(list, i);
     const char *role = NULL, *text = NULL, *want = (i - system) % 2 ? "assistant" : "user";
     if (i == 0 && system)
@@ -236,7 +243,8 @@ static int check_message(const json_t *list, size_t i, const char *path, bool sy
     if (json_get_str(m, path, "role", &role, err) || json_get_str(m, path, "content", &text, err))
         return -1;
     if (!role || strcmp(role, want) || !text)
-        return err_set(err, E_FORMAT, "%s: messages[%zu]: needs role '%s' and a content", path, i, want);
+        return err_set(err, E_FORMAT, "%s: messages[%zu]: needs role '%s' and a content", path, i,
+                       want);
     if (strlen(text) != json_string_length(json_object_get(m, "content")))
         return err_set(err, E_FORMAT, "%s: messages[%zu]: has a NUL character", path, i);
     return 0;

@@ -14,25 +14,28 @@ static json_t *weights_json(const struct model_info *in) {
                                 json_integer((json_int_t)in->type_bytes[t]));
     double per = in->params > 0 ? (double)in->bytes / (double)in->params : 0;
     return json_pack("{s:I,s:I,s:I,s:i,s:f,s:f,s:o}", "parameters", (json_int_t)in->params,
-                     "parameters_of_shape", (json_int_t)cfg_params(&in->cfg), "bytes", (json_int_t)in->bytes,
-                     "tensors", in->n_tensor, "bytes_per_weight", per, "bits_per_weight", per * 8,
-                     "bytes_by_type", types);
+                     "parameters_of_shape", (json_int_t)cfg_params(&in->cfg), "bytes",
+                     (json_int_t)in->bytes, "tensors", in->n_tensor, "bytes_per_weight", per,
+                     "bits_per_weight", per * 8, "bytes_by_type", types);
 }
 
 static json_t *shape_json(const struct cfg *c) {
-    static const char *const act[] = {"silu", "gelu_tanh", "gelu", "relu"}; /* ORDER enum act_kind */
-    static const char *const rope[] = {"plain", "linear", "llama3"};        /* ORDER enum rope_scaling */
-    json_t *j = json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i}", "vocabulary", c->vocab, "dim", c->dim, "layers",
-                          c->n_layer, "heads", c->n_head, "kv_heads", c->n_kv_head, "head_dim", c->head_dim,
-                          "ffn", c->ffn, "context", c->max_ctx);
+    static const char *const act[] = {"silu", "gelu_tanh", "gelu",
+                                      "relu"};                       /* ORDER enum act_kind */
+    static const char *const rope[] = {"plain", "linear", "llama3"}; /* ORDER enum rope_scaling */
+    json_t *j =
+        json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i}", "vocabulary", c->vocab, "dim", c->dim,
+                  "layers", c->n_layer, "heads", c->n_head, "kv_heads", c->n_kv_head, "head_dim",
+                  c->head_dim, "ffn", c->ffn, "context", c->max_ctx);
     json_object_set_new(j, "norm", json_string(c->norm == NORM_RMS ? "rms" : "layer"));
     json_object_set_new(j, "activation", json_string(act[c->act]));
     json_object_set_new(j, "gated", json_boolean(c->gated));
     json_object_set_new(j, "parallel", json_boolean(c->parallel));
     json_object_set_new(j, "tied_head", json_boolean(c->tied));
-    json_object_set_new(j, "positions", json_string(c->learned_pos ? "learned"
-                                                    : c->rope_dim  ? "rope"
-                                                                   : "none"));
+    json_object_set_new(j, "positions",
+                        json_string(c->learned_pos ? "learned"
+                                    : c->rope_dim  ? "rope"
+                                                   : "none"));
     if (c->rope_dim) {
         json_object_set_new(j, "rope_dim", json_integer(c->rope_dim));
         json_object_set_new(j, "rope_theta", json_real(c->rope_theta));
@@ -52,7 +55,8 @@ static json_t *tokenizer_json(const struct model_info *in) {
     json_object_set_new(j, "bos", tok_bos(t) >= 0 ? json_integer(tok_bos(t)) : json_null());
     json_object_set_new(j, "eos", tok_eos(t) >= 0 ? json_integer(tok_eos(t)) : json_null());
     json_object_set_new(j, "adds_bos", json_boolean(tok_adds_bos(t)));
-    json_object_set_new(j, "chat_template", json_string(chat_name(chat_detect(tok_chat_template(t)))));
+    json_object_set_new(j, "chat_template",
+                        json_string(chat_name(chat_detect(tok_chat_template(t)))));
     return j;
 }
 
@@ -81,8 +85,14 @@ static void print_count(const char *label, int64_t n) {
     if (n < 1000)
         printf("%-18s %lld\n", label, (long long)n);
     else
-        printf("%-18s %.2f %s (%lld)\n", label, v < 1e6 ? v / 1e3 : v < 1e9 ? v / 1e6 : v / 1e9,
-               v < 1e6 ? "thousand" : v < 1e9 ? "million" : "billion", (long long)n);
+        printf("%-18s %.2f %s (%lld)\n", label,
+               v < 1e6   ? v / 1e3
+               : v < 1e9 ? v / 1e6
+                         : v / 1e9,
+               v < 1e6   ? "thousand"
+               : v < 1e9 ? "million"
+                         : "billion",
+               (long long)n);
 }
 
 static void print_text(const char *path, const struct model_info *in) {
@@ -93,10 +103,11 @@ static void print_text(const char *path, const struct model_info *in) {
     printf("%-18s %.2f MiB in %d tensors:", "weights", (double)in->bytes / (1 << 20), in->n_tensor);
     for (int t = 0; t < DT_COUNT; t++)
         if (in->type_bytes[t])
-            printf(" %s %.2f MiB", dtype_info((enum dtype)t)->name, (double)in->type_bytes[t] / (1 << 20));
+            printf(" %s %.2f MiB", dtype_info((enum dtype)t)->name,
+                   (double)in->type_bytes[t] / (1 << 20));
     printf("\n%-18s %.3f bytes, %.2f bits\n", "per weight", per, per * 8);
-    printf("%-18s %d layers, dim %d, ffn %d, %d heads of %d (%d for keys and values)\n", "shape", c->n_layer,
-           c->dim, c->ffn, c->n_head, c->head_dim, c->n_kv_head);
+    printf("%-18s %d layers, dim %d, ffn %d, %d heads of %d (%d for keys and values)\n", "shape",
+           c->n_layer, c->dim, c->ffn, c->n_head, c->head_dim, c->n_kv_head);
     printf("%-18s %d tokens", "context", c->max_ctx);
     if (c->window)
         printf(", sliding window of %d", c->window);

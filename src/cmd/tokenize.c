@@ -1,5 +1,5 @@
-/* tokenize.c - text to token ids and back: `pumice tokenize MODEL < text`, `pumice detokenize MODEL < ids`.
- * Needs a tokenizer only: a folder with tokenizer files and no weights will do. */
+/* tokenize.c - text to token ids and back: `pumice tokenize MODEL < text`, `pumice detokenize MODEL
+ * < ids`. Needs a tokenizer only: a folder with tokenizer files and no weights will do. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,11 +67,15 @@ int cmd_tokenize(int argc, char **argv) {
     int rest;
     const struct opt table[] = {
         OPTS_MODEL(&model),
-        {"prompt", 'p', NULL, OPT_STR, &text, .arg = "TEXT", .help = "this text, not standard input"},
-        {"file", 'f', NULL, OPT_STR, &file, .arg = "FILE", .help = "the text of a file, byte for byte"},
+        {"prompt", 'p', NULL, OPT_STR, &text, .arg = "TEXT",
+         .help = "this text, not standard input"},
+        {"file", 'f', NULL, OPT_STR, &file, .arg = "FILE",
+         .help = "the text of a file, byte for byte"},
         {"bos", 0, NULL, OPT_FLAG, &bos, .help = "put the beginning-of-text token in front"},
-        {"special", 0, NULL, OPT_FLAG, &special, .help = "special tokens spelled out in the text count"},
-        {"pieces", 0, NULL, OPT_FLAG, &pieces, .help = "one token a line: id, tab, vocabulary entry"},
+        {"special", 0, NULL, OPT_FLAG, &special,
+         .help = "special tokens spelled out in the text count"},
+        {"pieces", 0, NULL, OPT_FLAG, &pieces,
+         .help = "one token a line: id, tab, vocabulary entry"},
         {"json", 0, NULL, OPT_FLAG, &json, .help = "print a JSON array"},
         OPTS_HELP(&help),
         OPTS_END,
@@ -82,8 +86,9 @@ int cmd_tokenize(int argc, char **argv) {
         cmd_model(&model, argc, argv, &rest, &err) || cmd_no_more(argc, argv, rest, &err))
         goto out;
     if ((text && file) || (json && pieces)) {
-        err_set(&err, E_USAGE, text && file ? "--prompt and --file exclude each other"
-                                            : "--json and --pieces exclude each other");
+        err_set(&err, E_USAGE,
+                text && file ? "--prompt and --file exclude each other"
+                             : "--json and --pieces exclude each other");
         goto out;
     }
     if (!(t = open_tok(model, &err)))
@@ -119,7 +124,8 @@ int cmd_detokenize(int argc, char **argv) {
         OPTS_MODEL(&model),
         {"ids", 0, NULL, OPT_STR, &list, .arg = "1,2,3", .help = "these ids, not standard input"},
         {"file", 'f', NULL, OPT_STR, &file, .arg = "FILE", .help = "ids from a file"},
-        {"special", 0, NULL, OPT_FLAG, &special, .help = "show special tokens instead of leaving them out"},
+        {"special", 0, NULL, OPT_FLAG, &special,
+         .help = "show special tokens instead of leaving them out"},
         OPTS_HELP(&help),
         OPTS_END,
     };

@@ -370,6 +370,28 @@ def lines_can_be_edited_and_history_persists_for_the_user_only():
 
 
 @claim
+def a_paste_of_many_lines_is_one_message():
+    state = tmp("paste-state")
+    t = Terminal(model(), "-n", 3, XDG_STATE_HOME=state)
+    t.until(">>> ")
+    t.send("say: \x1b[200~one\r\ttwo\x04\nthr\u00e9e\x1b[201~!\r")
+    t.until("]")
+    t.until(">>> ")
+    t.say("history")
+    assert "user: say: one\n\ttwo\nthr\u00e9e!\n" in t.until("assistant: ")
+    t.until(">>> ")
+    t.send("\x1b[A\x1b[A\r")  # the same again from history
+    t.until("]")
+    t.until(">>> ")
+    t.say("history")
+    assert t.until(">>> ").count("user: say: one\n\ttwo\nthr\u00e9e!\n") == 2
+    t.send("\x04")
+    assert t.end() == 0
+    with open(os.path.join(state, "pumice", "history"), encoding="utf-8") as f:
+        assert f.read().count("\n") == 4
+
+
+@claim
 def it_works_without_a_home():
     t = Terminal(model(), "-n", 3, XDG_STATE_HOME=None, HOME=None)
     t.until(">>> ")

@@ -52,8 +52,9 @@ static void refuses(const char *part, const struct err *e) {
 static void every_type_is_stored(void **state) {
     (void)state;
     struct err e;
-    assert_ok(parse(&e, "-q", "--n-predict", "7", "--seed=9223372036854775807", "--temp", "0.5", "-m", "x",
-                    "--stop", "a", "-r", "b", NULL), e);
+    assert_ok(parse(&e, "-q", "--n-predict", "7", "--seed=9223372036854775807", "--temp", "0.5",
+                    "-m", "x", "--stop", "a", "-r", "b", NULL),
+              e);
     assert_true(v.quiet);
     assert_int_equal(v.n, 7);
     assert_true(v.seed == INT64_MAX);
