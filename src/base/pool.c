@@ -63,8 +63,9 @@ static unsigned await_generation(struct pool *p, unsigned seen) {
     return now;
 }
 
-/* Computes shares of generation now, its own first, until none is left to begin.  fn and arg may be read only
- * after a share was won: until that is finished, pool_run does not return and change them. */
+/* Computes shares of generation now, its own first, until none is left to begin.  fn and arg may
+ * be read only after a share was won: until that is finished, pool_run does not return and
+ * change them. */
 static void compute(struct pool *p, int id, unsigned now) {
     for (int k = 0; k < p->n; k++) {
         int share = (id + k) % p->n;
@@ -149,7 +150,8 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     p->fn = fn;
     p->arg = arg;
     atomic_store(&p->pending, p->n);
-    unsigned now = atomic_fetch_add(&p->generation, 1) + 1; /* ordered before the sleepers count below */
+    /* sequentially consistent with the sleepers count below */
+    unsigned now = atomic_fetch_add(&p->generation, 1) + 1;
     if (atomic_load(&p->sleepers) > 0)
         futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
     compute(p, 0, now);

@@ -3,7 +3,8 @@
 
 #include "num/mat.h"
 
-static const struct dtype_info info[DT_COUNT] = { /* ORDER: enum dtype */
+static const struct dtype_info info[DT_COUNT] = {
+    /* ORDER: enum dtype */
     {"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"q8_0", 32, 34},
     {"q4_0", 32, 18},   {"q4_1", 32, 20},   {"q5_0", 32, 22},   {"q5_1", 32, 24},
     {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},

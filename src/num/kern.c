@@ -8,7 +8,8 @@
 struct kern kern;
 static enum isa level_now;
 
-static const char *const names[ISA_COUNT] = {"ref", "avx2", "avx512", "vnni", "bf16"}; /* ORDER: enum isa */
+static const char *const names[ISA_COUNT] = {"ref", "avx2", "avx512", "vnni",
+                                             "bf16"}; /* ORDER: enum isa */
 static void (*const fill[ISA_COUNT])(struct kern *) = {kern_ref, kern_avx2, kern_avx512, kern_vnni,
                                                        kern_bf16};
 
@@ -41,8 +42,8 @@ enum isa kern_best(void) {
 
 int kern_force(enum isa level, struct err *err) {
     if (level > kern_best())
-        return err_set(err, E_USAGE, "kernels '%s': this processor has only up to '%s'", names[level],
-                       names[kern_best()]);
+        return err_set(err, E_USAGE, "kernels '%s': this processor has only up to '%s'",
+                       names[level], names[kern_best()]);
     for (int i = 0; i <= (int)level; i++)
         fill[i](&kern);
     level_now = level;
@@ -56,5 +57,6 @@ int kern_init(struct err *err) {
     for (int i = 0; i < ISA_COUNT; i++)
         if (strcasecmp(want, names[i]) == 0)
             return kern_force((enum isa)i, err);
-    return err_set(err, E_USAGE, "PUMICE_ISA: unknown level '%s' (ref, avx2, avx512, vnni or bf16)", want);
+    return err_set(err, E_USAGE, "PUMICE_ISA: unknown level '%s' (ref, avx2, avx512, vnni or bf16)",
+                   want);
 }

@@ -1,4 +1,5 @@
-/* kern.h - the kernel table.  kern.def is the only list; ref.c defines correct; x86/ files override entries.
+/* kern.h - the kernel table.  kern.def is the only list; ref.c defines correct; x86/ files override
+ * entries.
  *
  * A kernel is single-threaded, allocates nothing, takes any n and any alignment. */
 #ifndef NUM_KERN_H
@@ -10,25 +11,34 @@
 #include "base/err.h"
 #include "num/mat.h"
 
-enum isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_COUNT }; /* ORDER: weakest first */
+enum isa {
+    ISA_REF,
+    ISA_AVX2,
+    ISA_AVX512,
+    ISA_VNNI,
+    ISA_BF16,
+    ISA_COUNT
+}; /* ORDER: weakest first */
 
-/* Activations for quantised weights: 32 inputs as x[i] = d * q[i].  |q| <= 127, so that sums of products
- * with 8-bit weights are exact in every instruction set.  A row of k inputs is k / 32 of these. */
+/* Activations for quantised weights: 32 inputs as x[i] = d * q[i].  |q| <= 127, so that sums of
+ * products with 8-bit weights are exact in every instruction set.  A row of k inputs is k / 32
+ * of these. */
 struct q8x {
-    float d;           /* largest magnitude / 127; NaN if any input was not finite            */
-    float s;           /* d * sum of q: what a weight's minimum or bias multiplies            */
-    int32_t sum[2];    /* sums of q[0..15] and q[16..31]: what a weight's offset multiplies   */
+    float d;        /* largest magnitude / 127; NaN if any input was not finite            */
+    float s;        /* d * sum of q: what a weight's minimum or bias multiplies            */
+    int32_t sum[2]; /* sums of q[0..15] and q[16..31]: what a weight's offset multiplies   */
     int8_t q[32];
 };
 
-/* One matrix product: y[i*ldy + j] = dot(x_i, w_j), i < m tokens, j < n rows of weights, over k inputs.
- * Element (i, j) is the same bits for any m and n: its operations depend on k, the type and the level. */
+/* One matrix product: y[i*ldy + j] = dot(x_i, w_j), i < m tokens, j < n rows of weights, over k
+ * inputs. Element (i, j) is the same bits for any m and n: its operations depend on k, the type
+ * and the level. */
 struct gemm {
     float *y;
-    size_t ldy;        /* elements                                                            */
-    const void *x;     /* token i at x + i*ldx bytes: float, bfloat16, or struct q8x          */
+    size_t ldy;    /* elements                                                            */
+    const void *x; /* token i at x + i*ldx bytes: float, bfloat16, or struct q8x          */
     size_t ldx;
-    const void *w;     /* row j at w + j*ldw bytes, as stored                                 */
+    const void *w; /* row j at w + j*ldw bytes, as stored                                 */
     size_t ldw;
     int m, n, k;
 };
@@ -47,7 +57,7 @@ extern struct kern kern; /* set once by kern_init, then read-only */
 int kern_init(struct err *err);
 int kern_force(enum isa level, struct err *err); /* for tests and bench */
 enum isa kern_level(void);
-enum isa kern_best(void);                        /* strongest level of this processor */
+enum isa kern_best(void); /* strongest level of this processor */
 const char *isa_name(enum isa level);
 
 /* Each fills the entries its level has, over those of the level below. */

@@ -1,7 +1,7 @@
 /* linear.c - see linear.h.
  *
- * The activations are converted once per call to what the weights' types read, then every thread takes the
- * same share of rows of each product.  All blocking for caches is the kernels'. */
+ * The activations are converted once per call to what the weights' types read, then every thread
+ * takes the same share of rows of each product.  All blocking for caches is the kernels'. */
 #include "num/linear.h"
 
 #include <assert.h>
@@ -10,17 +10,17 @@
 #include "base/mem.h"
 #include "num/kern.h"
 
-#define UNIT 16    /* rows of weights that stay together: what a kernel handles at once */
+#define UNIT 16 /* rows of weights that stay together: what a kernel handles at once */
 #define MAX_OUT 4
-#define FEW 4      /* up to so many tokens are converted without waking the pool        */
+#define FEW 4 /* up to so many tokens are converted without waking the pool        */
 
 enum act { ACT_F32, ACT_BF16, ACT_Q8X, ACT_COUNT };
 
 struct linear_ctx {
     struct pool *pool;
     int max_tok, max_cols;
-    size_t bytes[ACT_COUNT];   /* of scratch, from mem_pages                     */
-    void *scratch[ACT_COUNT];  /* owned; rows of converted activations, unpadded */
+    size_t bytes[ACT_COUNT];  /* of scratch, from mem_pages                     */
+    void *scratch[ACT_COUNT]; /* owned; rows of converted activations, unpadded */
 };
 
 struct job {
@@ -49,43 +49,13 @@ static size_t act_row_bytes(enum act a, int cols) {
 }
 
 static void gemm(enum dtype t, const struct gemm *g) {
-    switch (t) {
-    case DT_F32:
-        kern.gemm_f32(g);
-        return;
-    case DT_F16:
-        kern.gemm_f16(g);
-        return;
-    case DT_BF16:
-        kern.gemm_bf16(g);
-        return;
-    case DT_Q8_0:
-        kern.gemm_q8_0(g);
-        return;
-    case DT_Q4_0:
-        kern.gemm_q4_0(g);
-        return;
-    case DT_Q4_1:
-        kern.gemm_q4_1(g);
-        return;
-    case DT_Q5_0:
-        kern.gemm_q5_0(g);
-        return;
-    case DT_Q5_1:
-        kern.gemm_q5_1(g);
-        return;
-    case DT_Q4_K:
-        kern.gemm_q4_k(g);
-        return;
-    case DT_Q5_K:
-        kern.gemm_q5_k(g);
-        return;
-    case DT_Q6_K:
-        kern.gemm_q6_k(g);
-        return;
-    default:
-        assert(!"a matrix type");
-    }
+    void (*const by_type[DT_COUNT])(const struct gemm *) = {
+        /* ORDER: enum dtype */
+        kern.gemm_f32,  kern.gemm_f16,  kern.gemm_bf16, kern.gemm_q8_0,
+        kern.gemm_q4_0, kern.gemm_q4_1, kern.gemm_q5_0, kern.gemm_q5_1,
+        kern.gemm_q4_k, kern.gemm_q5_k, kern.gemm_q6_k,
+    };
+    by_type[t](g);
 }
 
 struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, struct err *err) {
@@ -94,7 +64,8 @@ struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, stru
     for (int a = ACT_BF16; a < ACT_COUNT; a++) {
         size_t bytes;
         if (!size_mul((size_t)max_tok, act_row_bytes((enum act)a, max_cols + 31), &bytes)) {
-            err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok, max_cols);
+            err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok,
+                    max_cols);
             goto fail;
         }
         if (!(l->scratch[a] = mem_pages(bytes, "activations", err)))
@@ -127,11 +98,12 @@ static void convert(void *arg, int id, int n) {
     for (int t = lo; t < hi; t++) {
         const float *x = j->x + (size_t)t * (size_t)j->cols;
         if (j->need[ACT_BF16])
-            kern.bf16_pack((char *)j->l->scratch[ACT_BF16] + (size_t)t * act_row_bytes(ACT_BF16, j->cols), x,
-                           j->cols);
+            kern.bf16_pack((char *)j->l->scratch[ACT_BF16] +
+                               (size_t)t * act_row_bytes(ACT_BF16, j->cols),
+                           x, j->cols);
         if (j->need[ACT_Q8X])
-            kern.q8x_pack((struct q8x *)j->l->scratch[ACT_Q8X] + (size_t)t * (size_t)(j->cols / 32), x,
-                          j->cols);
+            kern.q8x_pack((struct q8x *)j->l->scratch[ACT_Q8X] + (size_t)t * (size_t)(j->cols / 32),
+                          x, j->cols);
     }
 }
 
@@ -166,7 +138,8 @@ static void multiply(void *arg, int id, int n) {
     }
 }
 
-void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear_out *out, int n_out) {
+void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear_out *out,
+            int n_out) {
     assert(n_out >= 1 && n_out <= MAX_OUT && n_tok <= l->max_tok && out[0].w->cols <= l->max_cols);
     if (n_tok < 1)
         return;

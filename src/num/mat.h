@@ -23,9 +23,9 @@ enum dtype {
 };
 
 struct dtype_info {
-    const char *name;        /* "f32", "q8_0", ...                                    */
-    int block;               /* elements per block; cols must be a multiple of it     */
-    int bytes;               /* bytes per block                                       */
+    const char *name; /* "f32", "q8_0", ...                                    */
+    int block;        /* elements per block; cols must be a multiple of it     */
+    int bytes;        /* bytes per block                                       */
 };
 const struct dtype_info *dtype_info(enum dtype t);
 enum dtype dtype_parse(const char *name); /* DT_NONE if unknown; case does not matter */

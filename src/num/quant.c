@@ -1,5 +1,5 @@
-/* quant.c - see quant.h and block.h.  Plain scalar code: it defines what the blocks mean, and what the
- * kernels are tested against. */
+/* quant.c - see quant.h and block.h.  Plain scalar code: it defines what the blocks mean, and
+ * what the kernels are tested against. */
 #include "num/quant.h"
 
 #include <assert.h>
@@ -64,7 +64,7 @@ static uint16_t bf16_from_f32(float f) {
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* -- reading blocks ------------------------------------------------------------------------------------ */
+/* -- reading blocks ---------------------------------------------------------------------------- */
 
 /* 16 bytes of nibbles: the low ones are elements 0..15, the high ones 16..31. */
 static void nibbles(const uint8_t *q, uint8_t *u) {
@@ -91,7 +91,8 @@ static void scale_min(const uint8_t *q, int j, int *scale, int *min) {
     }
 }
 
-/* Q4_K and Q5_K: f16 d, f16 dmin, 12 bytes of scales, [32 bytes of fifth bits], 128 bytes of nibbles. */
+/* Q4_K and Q5_K: f16 d, f16 dmin, 12 bytes of scales, [32 bytes of fifth bits], 128 bytes of
+ * nibbles. */
 static void slice_k45(const uint8_t *p, int j, bool five, struct slice *s) {
     int scale, min;
     scale_min(p + 4, j, &scale, &min);
@@ -190,7 +191,7 @@ void row_to_f32(enum dtype t, const void *src, float *dst, int n) {
     }
 }
 
-/* -- writing blocks ------------------------------------------------------------------------------------ */
+/* -- writing blocks ---------------------------------------------------------------------------- */
 
 /* The element of largest magnitude, with its sign; NaN if any element is not finite. */
 static float extreme(const float *x) {
@@ -204,8 +205,8 @@ static float extreme(const float *x) {
     return ext;
 }
 
-/* 1/d, and 0 where that is no use: d is 0, too small to invert, or NaN (the block then reads as NaN,
- * whatever its integers are). */
+/* 1/d, and 0 where that is no use: d is 0, too small to invert, or NaN (the block then reads as
+ * NaN, whatever its integers are). */
 static float inverse(float d) {
     float id = 1 / d;
     return isfinite(id) ? id : 0;

@@ -1,8 +1,8 @@
 /* ref.c - every kernel in plain C: the definition of correct.
  *
- * Written like the equations, with sums in double where the order of a float sum would otherwise be part
- * of the definition.  The quantised products are the exception: their order is fixed (kern.def), and the
- * other levels must match them to the bit. */
+ * Written like the equations, with sums in double where the order of a float sum would otherwise
+ * be part of the definition.  The quantised products are the exception: their order is fixed
+ * (kern.def), and the other levels must match them to the bit. */
 #include <math.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@
 #include "num/kern.h"
 #include "num/quant.h"
 
-/* -- vectors ------------------------------------------------------------------------------------------- */
+/* -- vectors ----------------------------------------------------------------------------------- */
 
 static void rms_norm(float *y, const float *x, const float *w, int n, float eps) {
     double ss = 0;
@@ -75,10 +75,10 @@ static void relu(float *x, int n) {
         x[i] = x[i] < 0 ? 0 : x[i]; /* NaN stays */
 }
 
-/* -- attention ----------------------------------------------------------------------------------------- */
+/* -- attention --------------------------------------------------------------------------------- */
 
-static void attn_score(enum dtype t, float *s, const float *q, const char *k, size_t stride, int n, int d,
-                       float scale) {
+static void attn_score(enum dtype t, float *s, const float *q, const char *k, size_t stride, int n,
+                       int d, float scale) {
     size_t size = t == DT_F16 ? 2 : 4;
     for (int j = 0; j < n; j++) {
         double dot = 0;
@@ -91,15 +91,18 @@ static void attn_score(enum dtype t, float *s, const float *q, const char *k, si
     }
 }
 
-static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d,
+                           float scale) {
     attn_score(DT_F32, s, q, k, stride, n, d, scale);
 }
 
-static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d,
+                           float scale) {
     attn_score(DT_F16, s, q, k, stride, n, d, scale);
 }
 
-/* Where all of s is -inf the result is zeros and the sum 0; NaN or +inf anywhere makes the sum NaN. */
+/* Where all of s is -inf the result is zeros and the sum 0; NaN or +inf anywhere makes the sum
+ * NaN. */
 static float softmax_exp(float *s, int n) {
     float max = -INFINITY;
     for (int i = 0; i < n; i++)
@@ -115,8 +118,8 @@ static float softmax_exp(float *s, int n) {
     return (float)sum;
 }
 
-static void attn_mix(enum dtype t, float *o, const float *p, const char *v, size_t stride, int n, int d,
-                     float scale) {
+static void attn_mix(enum dtype t, float *o, const float *p, const char *v, size_t stride, int n,
+                     int d, float scale) {
     size_t size = t == DT_F16 ? 2 : 4;
     for (int i = 0; i < d; i++) {
         double sum = 0;
@@ -129,15 +132,17 @@ static void attn_mix(enum dtype t, float *o, const float *p, const char *v, size
     }
 }
 
-static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d,
+                         float scale) {
     attn_mix(DT_F32, o, p, v, stride, n, d, scale);
 }
 
-static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d,
+                         float scale) {
     attn_mix(DT_F16, o, p, v, stride, n, d, scale);
 }
 
-/* -- activations --------------------------------------------------------------------------------------- */
+/* -- activations ------------------------------------------------------------------------------- */
 
 static void f16_pack(void *dst, const float *src, int n) {
     row_from_f32(DT_F16, src, dst, n);
@@ -168,9 +173,10 @@ static void q8x_pack(struct q8x *dst, const float *src, int n) {
     }
 }
 
-/* -- matrices ------------------------------------------------------------------------------------------ */
+/* -- matrices ---------------------------------------------------------------------------------- */
 
-/* Weights one at a time through row_to_f32; activations are float, or bfloat16 where the weights are. */
+/* Weights one at a time through row_to_f32; activations are float, or bfloat16 where the weights
+ * are. */
 static void gemm_float(enum dtype wt, enum dtype xt, const struct gemm *g) {
     size_t w_size = dtype_row_bytes(wt, 1), x_size = dtype_row_bytes(xt, 1);
     for (int i = 0; i < g->m; i++)
@@ -262,7 +268,7 @@ static void gemm_q6_k(const struct gemm *g) {
     gemm_quant(DT_Q6_K, g);
 }
 
-/* -- probes -------------------------------------------------------------------------------------------- */
+/* -- probes ------------------------------------------------------------------------------------ */
 
 static double probe_f32(long iters) {
     float acc[16] = {0};

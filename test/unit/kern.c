@@ -1,7 +1,7 @@
 /* kern.c - every entry of kern.def, at every level this processor has, beside ref.
  *
- * The table below is made from kern.def: a kernel without a check here does not compile.  Inputs sit at odd
- * addresses, outputs between guard bytes; sizes surround every vector width. */
+ * The table below is made from kern.def: a kernel without a check here does not compile.  Inputs
+ * sit at odd addresses, outputs between guard bytes; sizes surround every vector width. */
 #include "num/kern.h"
 
 #include <math.h>
@@ -18,7 +18,7 @@ static const int sizes[] = {0,  1,  2,  3,  7,  8,   9,   15,  16,  17,  31,
 
 static struct rng rng;
 
-/* -- buffers with guards ------------------------------------------------------------------------------- */
+/* -- buffers with guards ----------------------------------------------------------------------- */
 
 struct buf {
     unsigned char *raw;
@@ -28,7 +28,8 @@ struct buf {
 
 /* `bytes` bytes at `shift` past a 64-byte boundary, guards on both sides. */
 static struct buf buf_new(size_t bytes, int shift) {
-    struct buf b = {aligned_alloc(64, (bytes + (size_t)shift + 2 * GUARD + 63) / 64 * 64), bytes, NULL};
+    struct buf b = {aligned_alloc(64, (bytes + (size_t)shift + 2 * GUARD + 63) / 64 * 64), bytes,
+                    NULL};
     assert_non_null(b.raw);
     memset(b.raw, 0xa5, bytes + (size_t)shift + 2 * GUARD);
     b.p = b.raw + GUARD + shift;
@@ -63,14 +64,15 @@ static void two_free(struct two *t) {
     buf_check_and_free(&t->k);
 }
 
-/* -- values -------------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 enum values { NORMAL, WIDE, ZERO, EXTREME, N_VALUES };
 
 static float value(enum values v) {
-    static const float odd[] = {0,      -0.0f,  INFINITY, -INFINITY, NAN,    1e-40f, -1e-40f, 3e38f, -3e38f,
-                                1e-30f, 65504,  65520,    1e-8f,     88.7f,  -88.7f, 104,     -104,  0.5f,
-                                -20,    -13.1f, 6e-8f,    -1,        1.0e5f, -1e30f};
+    static const float odd[] = {0,       -0.0f,  INFINITY, -INFINITY, NAN,    1e-40f,
+                                -1e-40f, 3e38f,  -3e38f,   1e-30f,    65504,  65520,
+                                1e-8f,   88.7f,  -88.7f,   104,       -104,   0.5f,
+                                -20,     -13.1f, 6e-8f,    -1,        1.0e5f, -1e30f};
     float x = (float)rng_normal(&rng);
     switch (v) {
     case WIDE:
@@ -90,9 +92,12 @@ static void fill(float *x, int n, enum values v) {
 }
 
 static void close_to(float got, float want, double tol, const char *name, int i) {
-    bool ok = isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs((double)got - want) <= tol;
+    bool ok = isnan(want)   ? isnan(got)
+              : isinf(want) ? got == want
+                            : fabs((double)got - want) <= tol;
     if (!ok)
-        fail_msg("%s[%d]: %.9g, ref says %.9g, tolerance %g", name, i, (double)got, (double)want, tol);
+        fail_msg("%s[%d]: %.9g, ref says %.9g, tolerance %g", name, i, (double)got, (double)want,
+                 tol);
 }
 
 static void same_floats(const float *got, const float *want, int n, const char *name) {
@@ -106,11 +111,11 @@ static int any_shift(void) {
     return 4 * (int)rng_below(&rng, 16);
 }
 
-#define FOR_N                                                                                                \
-    for (int si = 0; si < N_SIZES; si++)                                                                     \
+#define FOR_N                                                                                      \
+    for (int si = 0; si < N_SIZES; si++)                                                           \
         for (int n = sizes[si], once = 1; once; once = 0)
 
-/* -- vectors ------------------------------------------------------------------------------------------- */
+/* -- vectors ----------------------------------------------------------------------------------- */
 
 static void check_rms_norm(const struct kern *r, const struct kern *k) {
     float x[MAX_N], w[MAX_N];
@@ -143,14 +148,14 @@ static void check_layer_norm(const struct kern *r, const struct kern *k) {
         k->layer_norm(y.k.p, y.k.p, w, with_b ? b : NULL, n, 1e-5f);
         /* n <= 3 may have almost no variance: what is left of x - mean is then mostly rounding */
         for (int i = 0; i < n; i++)
-            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i], (n < 4 ? 1e-3 : 2e-5) * (1 + fabsf(w[i]) * 4),
-                     "layer_norm", i);
+            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i],
+                     (n < 4 ? 1e-3 : 2e-5) * (1 + fabsf(w[i]) * 4), "layer_norm", i);
         two_free(&y);
     }
 }
 
-static void check_pair(void (*r)(float *, const float *, int), void (*k)(float *, const float *, int),
-                       const char *name) {
+static void check_pair(void (*r)(float *, const float *, int),
+                       void (*k)(float *, const float *, int), const char *name) {
     float x[MAX_N], y0[MAX_N];
     FOR_N for (int v = NORMAL; v < N_VALUES; v++) {
         fill(x, n, (enum values)v);
@@ -172,8 +177,9 @@ static void check_mul(const struct kern *r, const struct kern *k) {
 }
 
 static void check_rope(const struct kern *r, const struct kern *k) {
-    static const int dims[][3] = {{1, 2, 2},    {3, 8, 8},    {2, 48, 48},  {2, 56, 56}, {2, 64, 64},  {1, 72, 72},
-                                  {3, 80, 32}, {2, 152, 20}, {2, 128, 128}, {1, 40, 0},  {2, 256, 250}};
+    static const int dims[][3] = {{1, 2, 2},     {3, 8, 8},   {2, 48, 48},  {2, 56, 56},
+                                  {2, 64, 64},   {1, 72, 72}, {3, 80, 32},  {2, 152, 20},
+                                  {2, 128, 128}, {1, 40, 0},  {2, 256, 250}};
     float x[MAX_N], c[MAX_N], s[MAX_N];
     for (size_t t = 0; t < sizeof dims / sizeof *dims; t++) {
         int heads = dims[t][0], dim = dims[t][1], rope = dims[t][2], n = heads * dim;
@@ -186,7 +192,8 @@ static void check_rope(const struct kern *r, const struct kern *k) {
         r->rope(y.r.p, c, s, heads, dim, rope);
         k->rope(y.k.p, c, s, heads, dim, rope);
         for (int i = 0; i < n; i++)
-            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i], i % dim < rope ? 2e-6 : 0, "rope", i);
+            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i], i % dim < rope ? 2e-6 : 0, "rope",
+                     i);
         two_free(&y);
     }
 }
@@ -202,7 +209,8 @@ static void check_act(void (*r)(float *, int), void (*k)(float *, int), double r
         k(y.k.p, n);
         for (int i = 0; i < n; i++) {
             float want = ((float *)y.r.p)[i];
-            close_to(((float *)y.k.p)[i], want, rel * fabsf(want) + abs * fmax(1, fabsf(x[i])), name, i);
+            close_to(((float *)y.k.p)[i], want, rel * fabsf(want) + abs * fmax(1, fabsf(x[i])),
+                     name, i);
         }
         two_free(&y);
     }
@@ -213,7 +221,8 @@ static void check_silu(const struct kern *r, const struct kern *k) {
 }
 
 static void check_gelu_tanh(const struct kern *r, const struct kern *k) {
-    check_act(r->gelu_tanh, k->gelu_tanh, 3e-5, 1e-36, "gelu_tanh"); /* rel: e^u has the error of u, |u| < 90 */
+    check_act(r->gelu_tanh, k->gelu_tanh, 3e-5, 1e-36,
+              "gelu_tanh"); /* rel: e^u has the error of u, |u| < 90 */
 }
 
 static void check_gelu_erf(const struct kern *r, const struct kern *k) {
@@ -232,7 +241,7 @@ static void check_relu(const struct kern *r, const struct kern *k) {
     }
 }
 
-/* -- attention ----------------------------------------------------------------------------------------- */
+/* -- attention --------------------------------------------------------------------------------- */
 
 static void check_softmax_exp(const struct kern *r, const struct kern *k) {
     float x[MAX_N];
@@ -251,7 +260,8 @@ static void check_softmax_exp(const struct kern *r, const struct kern *k) {
     }
 }
 
-static const int head_dims[] = {1, 4, 8, 16, 20, 32, 48, 56, 64, 72, 80, 96, 100, 128, 152, 172, 256};
+static const int head_dims[] = {1,  4,  8,  16,  20,  32,  48,  56, 64,
+                                72, 80, 96, 100, 128, 152, 172, 256};
 #define N_DIMS ((int)(sizeof head_dims / sizeof *head_dims))
 
 /* n rows of d values in type t, `pad` bytes apart, at an odd address of the type's size. */
@@ -330,9 +340,10 @@ static void check_attn_mix_f16(const struct kern *r, const struct kern *k) {
     check_mix(r->attn_mix_f16, k->attn_mix_f16, DT_F16);
 }
 
-/* -- activations --------------------------------------------------------------------------------------- */
+/* -- activations ------------------------------------------------------------------------------- */
 
-static void check_pack(void (*r)(void *, const float *, int), void (*k)(void *, const float *, int)) {
+static void check_pack(void (*r)(void *, const float *, int),
+                       void (*k)(void *, const float *, int)) {
     float x[MAX_N];
     FOR_N for (int v = NORMAL; v < N_VALUES; v++) {
         fill(x, n, (enum values)v);
@@ -371,7 +382,7 @@ static void check_q8x_pack(const struct kern *r, const struct kern *k) {
         }
 }
 
-/* -- matrices ------------------------------------------------------------------------------------------ */
+/* -- matrices ---------------------------------------------------------------------------------- */
 
 static const int tokens[] = {1, 2, 3, 4, 5, 6, 7, 13};
 static const int rows[] = {0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 50};
@@ -381,7 +392,8 @@ static const int rows[] = {0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 50};
 
 typedef void gemm_fn(const struct gemm *);
 
-/* Runs both with the same operands; y has a gap of 3 floats after each row, which must stay as it was. */
+/* Runs both with the same operands; y has a gap of 3 floats after each row, which must stay as
+ * it was. */
 static struct two run_gemm(gemm_fn *r, gemm_fn *k, struct gemm g) {
     g.ldy = (size_t)g.n + 3;
     size_t bytes = g.ldy * (size_t)g.m * 4;
@@ -406,7 +418,8 @@ static void check_gemm_float(gemm_fn *r, gemm_fn *k, enum dtype wt, enum dtype x
         struct buf x = buf_new(ldx * MAX_M, 4), w = buf_new(ldw * MAX_ROWS, wt == DT_F32 ? 4 : 2);
         for (int i = 0; i < MAX_M + MAX_ROWS; i++) {
             bool is_x = i < MAX_M;
-            char *row = is_x ? (char *)x.p + (size_t)i * ldx : (char *)w.p + (size_t)(i - MAX_M) * ldw;
+            char *row =
+                is_x ? (char *)x.p + (size_t)i * ldx : (char *)w.p + (size_t)(i - MAX_M) * ldw;
             float *f = is_x ? xf + i * d : wf + (i - MAX_M) * d;
             fill(f, d, NORMAL);
             row_from_f32(is_x ? xt : wt, f, row, d);
@@ -414,14 +427,21 @@ static void check_gemm_float(gemm_fn *r, gemm_fn *k, enum dtype wt, enum dtype x
         }
         for (size_t mi = 0; mi < sizeof tokens / sizeof *tokens; mi++)
             for (size_t ni = 0; ni < sizeof rows / sizeof *rows; ni++) {
-                struct gemm g = {.x = x.p, .ldx = ldx, .w = w.p, .ldw = ldw, .m = tokens[mi], .n = rows[ni], .k = d};
+                struct gemm g = {.x = x.p,
+                                 .ldx = ldx,
+                                 .w = w.p,
+                                 .ldw = ldw,
+                                 .m = tokens[mi],
+                                 .n = rows[ni],
+                                 .k = d};
                 struct two y = run_gemm(r, k, g);
                 for (int i = 0; i < g.m * g.n; i++) {
                     double size = 0;
                     for (int l = 0; l < d; l++)
                         size += fabs((double)xf[i / g.n * d + l] * wf[i % g.n * d + l]);
                     size_t at = (size_t)(i / g.n) * (size_t)(g.n + 3) + (size_t)(i % g.n);
-                    close_to(((float *)y.k.p)[at], ((float *)y.r.p)[at], 1e-6 * size, dtype_info(wt)->name, i);
+                    close_to(((float *)y.k.p)[at], ((float *)y.r.p)[at], 1e-6 * size,
+                             dtype_info(wt)->name, i);
                 }
                 two_free(&y);
             }
@@ -442,14 +462,15 @@ static void check_gemm_bf16(const struct kern *r, const struct kern *k) {
     check_gemm_float(r->gemm_bf16, k->gemm_bf16, DT_BF16, DT_BF16);
 }
 
-/* Random bytes are valid weights of every type; their scales may be anything, infinities and NaN included.
- * Every other round has them ordinary, and integers at their extremes. */
+/* Random bytes are valid weights of every type; their scales may be anything, infinities and NaN
+ * included. Every other round has them ordinary, and integers at their extremes. */
 static void random_weights(unsigned char *w, size_t bytes, enum dtype t, bool tame) {
     size_t block = (size_t)dtype_info(t)->bytes;
     for (size_t i = 0; i < bytes; i++)
         w[i] = (unsigned char)(tame && i % 3 == 0 ? (i % 2 ? 0x80 : 0xff) : rng_below(&rng, 256));
     for (size_t b = 0; tame && b < bytes; b += block) {
-        static const unsigned char half[] = {0x1e, 0x21, 0x9f, 0x23}; /* high bytes of ordinary halves */
+        static const unsigned char half[] = {0x1e, 0x21, 0x9f,
+                                             0x23}; /* high bytes of ordinary halves */
         w[b + (t == DT_Q6_K ? 209 : 1)] = half[rng_below(&rng, 4)];
         if (t == DT_Q4_1 || t == DT_Q5_1 || t == DT_Q4_K || t == DT_Q5_K)
             w[b + 3] = half[rng_below(&rng, 4)];
@@ -467,16 +488,24 @@ static void check_gemm_quant(gemm_fn *r, gemm_fn *k, const struct kern *ref, enu
         random_weights(w.p, w.bytes, t, ki % 2);
         for (int i = 0; i < MAX_M; i++) {
             float f[MAX_K];
-            for (int l = 0; l < d; l++) /* token 1: all largest, where products sum to their extremes */
+            for (int l = 0; l < d;
+                 l++) /* token 1: all largest, where products sum to their extremes */
                 f[l] = i == 1 ? (l / 64 % 2 ? 1 : -1) : value(i == 2 ? WIDE : NORMAL);
             ref->q8x_pack((struct q8x *)(void *)((char *)x.p + (size_t)i * ldx), f, d);
         }
         for (size_t mi = 0; mi < sizeof tokens / sizeof *tokens; mi++)
             for (size_t ni = 0; ni < sizeof rows / sizeof *rows; ni++) {
-                struct gemm g = {.x = x.p, .ldx = ldx, .w = w.p, .ldw = ldw, .m = tokens[mi], .n = rows[ni], .k = d};
+                struct gemm g = {.x = x.p,
+                                 .ldx = ldx,
+                                 .w = w.p,
+                                 .ldw = ldw,
+                                 .m = tokens[mi],
+                                 .n = rows[ni],
+                                 .k = d};
                 struct two y = run_gemm(r, k, g);
                 for (int i = 0; i < g.m; i++)
-                    same_floats((float *)y.k.p + i * (g.n + 3), (float *)y.r.p + i * (g.n + 3), g.n, dtype_info(t)->name);
+                    same_floats((float *)y.k.p + i * (g.n + 3), (float *)y.r.p + i * (g.n + 3), g.n,
+                                dtype_info(t)->name);
                 two_free(&y);
             }
         buf_check_and_free(&x);
@@ -516,7 +545,7 @@ static void check_gemm_q6_k(const struct kern *r, const struct kern *k) {
     check_gemm_quant(r->gemm_q6_k, k->gemm_q6_k, r, DT_Q6_K);
 }
 
-/* -- probes -------------------------------------------------------------------------------------------- */
+/* -- probes ------------------------------------------------------------------------------------ */
 
 static void check_probe(double (*probe)(long)) {
     double one = probe(1000);
@@ -549,7 +578,7 @@ static void check_probe_read(const struct kern *r, const struct kern *k) {
     buf_check_and_free(&b);
 }
 
-/* -- the walk ------------------------------------------------------------------------------------------ */
+/* -- the walk ---------------------------------------------------------------------------------- */
 
 #define KERN(ret, name, params) {#name, offsetof(struct kern, name), check_##name},
 static const struct {
@@ -563,7 +592,8 @@ static const struct {
 
 static void every_kernel_of_every_level_agrees_with_ref(void **state) {
     (void)state;
-    static void (*const fill_level[])(struct kern *) = {kern_ref, kern_avx2, kern_avx512, kern_vnni, kern_bf16};
+    static void (*const fill_level[])(struct kern *) = {kern_ref, kern_avx2, kern_avx512, kern_vnni,
+                                                        kern_bf16};
     struct kern ref, below, k;
     kern_ref(&ref);
     k = ref;
@@ -574,7 +604,8 @@ static void every_kernel_of_every_level_agrees_with_ref(void **state) {
             below = k;
             fill_level[l](&k);
             for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
-                if (memcmp((char *)&k + entries[i].at, (char *)&below + entries[i].at, sizeof(void *)) == 0)
+                if (memcmp((char *)&k + entries[i].at, (char *)&below + entries[i].at,
+                           sizeof(void *)) == 0)
                     continue;
                 printf("  seed %d %s %s\n", (int)seed, isa_name((enum isa)l), entries[i].name);
                 rng_seed(&rng, seed);

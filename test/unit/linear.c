@@ -1,5 +1,5 @@
-/* linear.c - a product is right within its type's budget, and the same bits alone, in a batch, in a group,
- * and with any number of threads, at every level of instructions. */
+/* linear.c - a product is right within its type's budget, and the same bits alone, in a batch,
+ * in a group, and with any number of threads, at every level of instructions. */
 #include "num/linear.h"
 
 #include <math.h>
@@ -17,8 +17,8 @@ static float x[MAX_TOK * MAX_COLS], wf[4][MAX_ROWS * MAX_COLS];
 static unsigned char wq[4][MAX_ROWS * MAX_COLS * 4];
 static float bias[MAX_ROWS];
 
-/* Types that can be written are quantised from normal weights; of the others, random bytes with ordinary
- * scales are as good.  wf[i] holds what they mean. */
+/* Types that can be written are quantised from normal weights; of the others, random bytes with
+ * ordinary scales are as good.  wf[i] holds what they mean. */
 static struct mat weights(struct rng *r, int i, enum dtype t, int rows, int cols) {
     struct mat m = {t, rows, cols, wq[i]};
     size_t row = dtype_row_bytes(t, cols), block = (size_t)dtype_info(t)->bytes;
@@ -58,8 +58,8 @@ static struct linear_ctx *open_ctx(struct pool *p) {
     return l;
 }
 
-/* How far activations may be from float: bfloat16 has 8 bits, blocks of 8-bit integers half a step of the
- * block's largest (normal inputs: about 3). */
+/* How far activations may be from float: bfloat16 has 8 bits, blocks of 8-bit integers half a
+ * step of the block's largest (normal inputs: about 3). */
 static double budget(enum dtype t, const float *xr, const float *wr, int cols) {
     double rel = 0, abs = 0, sum = 0;
     for (int k = 0; k < cols; k++) {
@@ -75,7 +75,8 @@ static double budget(enum dtype t, const float *xr, const float *wr, int cols) {
     return t == DT_BF16 ? rel / 256 : abs * 1.001 + 1e-6 * rel + 1e-7 * sum;
 }
 
-static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256}, {1, 512}, {64, 48}, {7, 172}, {40, 96}};
+static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256},
+                                {1, 512},   {64, 48},  {7, 172},  {40, 96}};
 #define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
 
 #define FOR_LEVELS for (int level = ISA_REF; level <= (int)kern_best(); level++)
@@ -91,27 +92,26 @@ static void product_is_within_budget_of_exact(void **state) {
     rng_seed(&r, 1);
     struct pool *p = pool_new(2);
     struct linear_ctx *l = open_ctx(p);
-    FOR_LEVELS for (int t = 0; t < DT_COUNT; t++)
-        for (int s = 0; s < N_SHAPES; s++) {
-            int rows = shapes[s][0], cols = shapes[s][1], n = s % 2 ? 1 : 9;
-            float y[9 * MAX_ROWS];
-            if (cols % dtype_info((enum dtype)t)->block)
-                continue;
-            force(level);
-            struct mat m = weights(&r, 0, (enum dtype)t, rows, cols);
-            inputs(&r, n * cols);
-            struct linear_out o = {y, &m, s % 3 ? bias : NULL};
-            linear(l, x, n, &o, 1);
-            for (int i = 0; i < n * rows; i++) {
-                const float *xr = x + i / rows * cols, *wr = wf[0] + i % rows * cols;
-                double want = o.bias ? bias[i % rows] : 0;
-                for (int k = 0; k < cols; k++)
-                    want += (double)xr[k] * wr[k];
-                if (!(fabs(y[i] - want) <= budget((enum dtype)t, xr, wr, cols) + 1e-6 * fabs(want)))
-                    fail_msg("%s %s (%d, %d): y[%d] = %g, exactly %g", isa_name((enum isa)level),
-                             dtype_info((enum dtype)t)->name, rows, cols, i, (double)y[i], want);
-            }
+    FOR_LEVELS for (int t = 0; t < DT_COUNT; t++) for (int s = 0; s < N_SHAPES; s++) {
+        int rows = shapes[s][0], cols = shapes[s][1], n = s % 2 ? 1 : 9;
+        float y[9 * MAX_ROWS];
+        if (cols % dtype_info((enum dtype)t)->block)
+            continue;
+        force(level);
+        struct mat m = weights(&r, 0, (enum dtype)t, rows, cols);
+        inputs(&r, n * cols);
+        struct linear_out o = {y, &m, s % 3 ? bias : NULL};
+        linear(l, x, n, &o, 1);
+        for (int i = 0; i < n * rows; i++) {
+            const float *xr = x + i / rows * cols, *wr = wf[0] + i % rows * cols;
+            double want = o.bias ? bias[i % rows] : 0;
+            for (int k = 0; k < cols; k++)
+                want += (double)xr[k] * wr[k];
+            if (!(fabs(y[i] - want) <= budget((enum dtype)t, xr, wr, cols) + 1e-6 * fabs(want)))
+                fail_msg("%s %s (%d, %d): y[%d] = %g, exactly %g", isa_name((enum isa)level),
+                         dtype_info((enum dtype)t)->name, rows, cols, i, (double)y[i], want);
         }
+    }
     linear_free(l);
     pool_free(p);
 }
@@ -124,28 +124,27 @@ static void a_token_is_the_same_bits_in_any_batch_and_with_any_threads(void **st
     rng_seed(&r, 2);
     struct pool *pools[3] = {pool_new(1), pool_new(2), pool_new(3)};
     struct linear_ctx *l[3] = {open_ctx(pools[0]), open_ctx(pools[1]), open_ctx(pools[2])};
-    FOR_LEVELS for (int t = 0; t < DT_COUNT; t++)
-        for (int s = 0; s < N_SHAPES; s++) {
-            int rows = shapes[s][0], cols = shapes[s][1];
-            if (cols % dtype_info((enum dtype)t)->block)
-                continue;
-            force(level);
-            struct mat m = weights(&r, 0, (enum dtype)t, rows, cols);
-            inputs(&r, MAX_TOK * cols);
-            for (int i = 0; i < MAX_TOK; i++) {
-                struct linear_out o = {alone + i * rows, &m, bias};
-                linear(l[0], x + i * cols, 1, &o, 1);
-            }
-            for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
-                for (int c = 0; c < 3; c++) {
-                    struct linear_out o = {y, &m, bias};
-                    memset(y, 0xff, sizeof y);
-                    linear(l[c], x, batches[b], &o, 1);
-                    if (memcmp(y, alone, (size_t)(batches[b] * rows) * 4) != 0)
-                        fail_msg("%s %s (%d, %d): batch of %d, %d threads", isa_name((enum isa)level),
-                                 dtype_info((enum dtype)t)->name, rows, cols, batches[b], c + 1);
-                }
+    FOR_LEVELS for (int t = 0; t < DT_COUNT; t++) for (int s = 0; s < N_SHAPES; s++) {
+        int rows = shapes[s][0], cols = shapes[s][1];
+        if (cols % dtype_info((enum dtype)t)->block)
+            continue;
+        force(level);
+        struct mat m = weights(&r, 0, (enum dtype)t, rows, cols);
+        inputs(&r, MAX_TOK * cols);
+        for (int i = 0; i < MAX_TOK; i++) {
+            struct linear_out o = {alone + i * rows, &m, bias};
+            linear(l[0], x + i * cols, 1, &o, 1);
         }
+        for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
+            for (int c = 0; c < 3; c++) {
+                struct linear_out o = {y, &m, bias};
+                memset(y, 0xff, sizeof y);
+                linear(l[c], x, batches[b], &o, 1);
+                if (memcmp(y, alone, (size_t)(batches[b] * rows) * 4) != 0)
+                    fail_msg("%s %s (%d, %d): batch of %d, %d threads", isa_name((enum isa)level),
+                             dtype_info((enum dtype)t)->name, rows, cols, batches[b], c + 1);
+            }
+    }
     for (int c = 0; c < 3; c++) {
         linear_free(l[c]);
         pool_free(pools[c]);
@@ -163,23 +162,23 @@ static void a_group_equals_its_products_alone_whatever_their_types(void **state)
     rng_seed(&r, 3);
     struct pool *p = pool_new(2);
     struct linear_ctx *l = open_ctx(p);
-    FOR_LEVELS for (size_t k = 0; k < sizeof groups / sizeof *groups; k++)
-        for (int n = 1; n <= 9; n += 4) {
-            struct mat m[4];
-            struct linear_out o[4];
-            force(level);
-            inputs(&r, n * 256);
-            for (int i = 0; i < 4; i++) {
-                m[i] = weights(&r, i, groups[k][i], rows[i], 256);
-                o[i] = (struct linear_out){group[i], &m[i], i % 2 ? bias : NULL};
-            }
-            linear(l, x, n, o, 4);
-            for (int i = 0; i < 4; i++) {
-                struct linear_out single = {one, &m[i], o[i].bias};
-                linear(l, x, n, &single, 1);
-                assert_memory_equal(one, group[i], (size_t)(n * rows[i]) * 4);
-            }
+    FOR_LEVELS for (size_t k = 0; k < sizeof groups / sizeof *groups; k++) for (int n = 1; n <= 9;
+                                                                                n += 4) {
+        struct mat m[4];
+        struct linear_out o[4];
+        force(level);
+        inputs(&r, n * 256);
+        for (int i = 0; i < 4; i++) {
+            m[i] = weights(&r, i, groups[k][i], rows[i], 256);
+            o[i] = (struct linear_out){group[i], &m[i], i % 2 ? bias : NULL};
         }
+        linear(l, x, n, o, 4);
+        for (int i = 0; i < 4; i++) {
+            struct linear_out single = {one, &m[i], o[i].bias};
+            linear(l, x, n, &single, 1);
+            assert_memory_equal(one, group[i], (size_t)(n * rows[i]) * 4);
+        }
+    }
     linear_free(l);
     pool_free(p);
 }

@@ -19,8 +19,9 @@ static void dtype_names_parse_back_and_rows_have_their_size(void **state) {
     (void)state;
     for (int t = 0; t < DT_COUNT; t++) {
         assert_int_equal(dtype_parse(dtype_info((enum dtype)t)->name), t);
-        assert_true(dtype_row_bytes((enum dtype)t, 512) ==
-                    (size_t)(512 / dtype_info((enum dtype)t)->block * dtype_info((enum dtype)t)->bytes));
+        assert_true(
+            dtype_row_bytes((enum dtype)t, 512) ==
+            (size_t)(512 / dtype_info((enum dtype)t)->block * dtype_info((enum dtype)t)->bytes));
     }
     assert_int_equal(dtype_parse("Q4_K"), DT_Q4_K);
     assert_int_equal(dtype_parse("BF16"), DT_BF16);
@@ -28,7 +29,7 @@ static void dtype_names_parse_back_and_rows_have_their_size(void **state) {
     assert_int_equal(dtype_row_bytes(DT_Q6_K, 256), 210);
 }
 
-/* -- half precision ------------------------------------------------------------------------------------ */
+/* -- half precision ---------------------------------------------------------------------------- */
 
 static double half_value(unsigned h) {
     int exp = (int)(h >> 10 & 31), frac = (int)(h & 1023);
@@ -96,7 +97,7 @@ static void bfloats_round_to_nearest_even_and_keep_nan(void **state) {
     assert_int_equal(bf16(-INFINITY), 0xff80);
 }
 
-/* -- blocks, each from its written definition ---------------------------------------------------------- */
+/* -- blocks, each from its written definition -------------------------------------------------- */
 
 static unsigned char block[256];
 static float got[256];
@@ -147,8 +148,9 @@ static void blocks_of_32_hold_low_nibbles_first(void **state) {
     }
 }
 
-/* Six bits of scale and of minimum for each 32 elements: the first four pairs have theirs in the low bits of
- * bytes 0-3 and 4-7; the last four take four bits from bytes 8-11 and two from the tops of the others. */
+/* Six bits of scale and of minimum for each 32 elements: the first four pairs have theirs in the
+ * low bits of bytes 0-3 and 4-7; the last four take four bits from bytes 8-11 and two from the
+ * tops of the others. */
 static void q4_k_and_q5_k_have_scales_of_scales(void **state) {
     (void)state;
     FOR_SEEDS(20) {
@@ -159,7 +161,8 @@ static void q4_k_and_q5_k_have_scales_of_scales(void **state) {
             random_block(&r);
             put(block, d);
             put(block + 2, dmin);
-            const unsigned char *s = block + 4, *high = block + 16, *q = block + (t == DT_Q5_K ? 48 : 16);
+            const unsigned char *s = block + 4, *high = block + 16,
+                                *q = block + (t == DT_Q5_K ? 48 : 16);
             row_to_f32((enum dtype)t, block, got, 256);
             for (int i = 0; i < 256; i++) {
                 int j = i / 32;
@@ -192,11 +195,12 @@ static void q6_k_has_a_signed_scale_for_each_16(void **state) {
     }
 }
 
-/* -- writing ------------------------------------------------------------------------------------------- */
+/* -- writing ----------------------------------------------------------------------------------- */
 
 static void q8_0_known_block(void **state) {
     (void)state;
-    float x[32] = {127, -127, 0.5f, -0.5f, 1.5f, 2.4f, -2.6f}; /* scale 1; halves round away from zero */
+    float x[32] = {127,  -127, 0.5f, -0.5f,
+                   1.5f, 2.4f, -2.6f}; /* scale 1; halves round away from zero */
     static const signed char want[] = {127, -127, 1, -1, 2, 2, -3, 0};
     row_from_f32(DT_Q8_0, x, block, 32);
     assert_int_equal(block[0] | block[1] << 8, half(1));
@@ -205,7 +209,8 @@ static void q8_0_known_block(void **state) {
 
 static void q4_0_known_block(void **state) {
     (void)state;
-    float x[32] = {-8, 7, 8, 0, 0.4f, 0.6f, [16] = 3, -3}; /* -8 is the first of the largest: scale 1 */
+    float x[32] = {-8,   7,    8,        0,
+                   0.4f, 0.6f, [16] = 3, -3}; /* -8 is the first of the largest: scale 1 */
     row_from_f32(DT_Q4_0, x, block, 32);
     assert_int_equal(block[0] | block[1] << 8, half(1));
     assert_int_equal(block[2], 0 | 11 << 4);
@@ -238,12 +243,13 @@ static void round_trip_stays_within_half_a_step(void **state) {
                 max = 0;
                 for (int i = b; i < b + 32; i++)
                     max = fmaxf(max, fabsf(x[i]));
-                /* the step itself is rounded to a half, which may be denormal; in Q4_0 the largest of the
-                 * other sign loses a step */
+                /* the step itself is rounded to a half, which may be denormal; in Q4_0 the
+                 * largest of the other sign loses a step */
                 float limit = t == 0 ? max / 127 * 0.5f + max * 5e-4f + 4e-6f : max / 8 * 1.01f;
                 for (int i = b; i < b + 32; i++)
                     if (!(fabsf(x[i] - y[i]) <= limit))
-                        fail_msg("seed %d type %d: %g became %g", (int)seed, t, (double)x[i], (double)y[i]);
+                        fail_msg("seed %d type %d: %g became %g", (int)seed, t, (double)x[i],
+                                 (double)y[i]);
             }
         }
         row_from_f32(DT_F32, x, y, 256);
@@ -253,7 +259,8 @@ static void round_trip_stays_within_half_a_step(void **state) {
 
 static void zeros_and_denormals_are_defined(void **state) {
     (void)state;
-    static const float tiny[] = {0, -0.0f, 1e-45f, -1e-45f, 1e-40f, -1e-39f, 1e-38f, -3e-37f, 1e-9f};
+    static const float tiny[] = {0,       -0.0f,  1e-45f,  -1e-45f, 1e-40f,
+                                 -1e-39f, 1e-38f, -3e-37f, 1e-9f};
     for (size_t k = 0; k < sizeof tiny / sizeof *tiny; k++) {
         float x[32] = {tiny[k], -tiny[k]}, y[32];
         for (int t = DT_Q8_0; t <= DT_Q4_0; t++) {

@@ -1,7 +1,8 @@
-/* avx2.c - level AVX2, FMA, F16C: floats in vectors of 8 (lanes.h), quantised products of 8 rows at a time.
+/* avx2.c - level AVX2, FMA, F16C: floats in vectors of 8 (lanes.h), quantised products of 8 rows at
+ * a time.
  *
- * A lane of a quantised product's sum is a row of weights, so that its float operations follow each other
- * block by block exactly as in ref.c. */
+ * A lane of a quantised product's sum is a row of weights, so that its float operations follow
+ * each other block by block exactly as in ref.c. */
 #include "num/x86/ymm.h"
 
 #include "num/x86/lanes.h"
@@ -9,7 +10,7 @@
 
 #define ROWS 8
 
-/* -- activations --------------------------------------------------------------------------------------- */
+/* -- activations ------------------------------------------------------------------------------- */
 
 /* Eight floats times `scale`, as integers. */
 INLINE __m256i to_int(const float *x, vf scale) {
@@ -20,8 +21,8 @@ INLINE __m256i to_int(const float *x, vf scale) {
 INLINE uint32_t max_bits(const float *x) {
     const __m256i *p = (const __m256i *)(const void *)x, mag = _mm256_set1_epi32(0x7fffffff);
     __m256i m = _mm256_setzero_si256();
-    UNROLL for (int i = 0; i < 4; i++)
-        m = _mm256_max_epi32(m, _mm256_and_si256(_mm256_loadu_si256(p + i), mag));
+    UNROLL for (int i = 0; i < 4; i++) m =
+        _mm256_max_epi32(m, _mm256_and_si256(_mm256_loadu_si256(p + i), mag));
     __m128i h = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
@@ -56,15 +57,15 @@ static void q8x_pack(struct q8x *dst, const float *src, int n) {
     }
 }
 
-/* -- quantised matrices -------------------------------------------------------------------------------- */
+/* -- quantised matrices ------------------------------------------------------------------------ */
 
 struct panel { /* CHUNK slices of ROWS rows */
     __m256i u[CHUNK][ROWS];
     float d[CHUNK * 2 * ROWS], m[CHUNK * ROWS];
 };
 
-/* Sums of four adjacent products.  The 16-bit sums of two cannot saturate: unsigned factors are below 64,
- * and Q8_0's magnitudes 128 meet activations of at most 127. */
+/* Sums of four adjacent products.  The 16-bit sums of two cannot saturate: unsigned factors are
+ * below 64, and Q8_0's magnitudes 128 meet activations of at most 127. */
 INLINE __m256i products(enum dtype t, __m256i w, __m256i x) {
     if (t == DT_Q8_0)
         x = _mm256_sign_epi8(x, w);
@@ -76,8 +77,7 @@ INLINE __m256i products(enum dtype t, __m256i w, __m256i x) {
 INLINE vf accumulate(enum dtype t, vf acc, const __m256i *u, const struct q8x *x, const float *d,
                      const float *m) {
     __m256i v[ROWS], xq = _mm256_loadu_si256((const __m256i *)(const void *)x->q);
-    UNROLL for (int r = 0; r < ROWS; r++)
-        v[r] = products(t, u[r], xq);
+    UNROLL for (int r = 0; r < ROWS; r++) v[r] = products(t, u[r], xq);
     __m256i lo = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
     __m256i hi = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
     __m256i first = _mm256_permute2x128_si256(lo, hi, 0x20); /* elements 0..15 of rows 0..7 */
@@ -97,7 +97,8 @@ INLINE vf accumulate(enum dtype t, vf acc, const __m256i *u, const struct q8x *x
 }
 
 /* What slices b0 .. b0 + nb - 1 of the panel add to y of one token. */
-INLINE void token(enum dtype t, const struct panel *p, const struct q8x *x, float *y, int n, bool first, int nb) {
+INLINE void token(enum dtype t, const struct panel *p, const struct q8x *x, float *y, int n,
+                  bool first, int nb) {
     int parts = slice_kind(t) == SLICE_HALVES ? 2 : 1;
     vf acc = first ? v_set(0) : n < ROWS ? v_load_part(y, n) : v_load(y);
     for (int b = 0; b < nb; b++)
@@ -116,8 +117,8 @@ INLINE void gemm_quant(enum dtype t, const struct gemm *g) {
             int nb = tile_min(CHUNK, g->k / 32 - b0);
             slice_scales(t, &rows, ROWS, b0, nb, p.d, p.m);
             for (int b = 0; b < nb; b++)
-                UNROLL for (int r = 0; r < ROWS; r++)
-                    p.u[b][r] = slice_ints(t, rows_row(&rows, r), b0 + b);
+                UNROLL for (int r = 0; r < ROWS; r++) p.u[b][r] =
+                    slice_ints(t, rows_row(&rows, r), b0 + b);
             for (int i = 0; i < g->m; i++) {
                 const struct q8x *x = (const struct q8x *)(const void *)tile_token(g, i) + b0;
                 token(t, &p, x, g->y + (size_t)i * g->ldy + (size_t)rows.j, rows.n, b0 == 0, nb);
@@ -158,12 +159,11 @@ static void gemm_q6_k(const struct gemm *g) {
     gemm_quant(DT_Q6_K, g);
 }
 
-/* -- probes -------------------------------------------------------------------------------------------- */
+/* -- probes ------------------------------------------------------------------------------------ */
 
 static double probe_f32(long iters) {
     vf acc[12], a = v_set(0.5f), b = v_set(1);
-    UNROLL for (int j = 0; j < 12; j++)
-        acc[j] = b;
+    UNROLL for (int j = 0; j < 12; j++) acc[j] = b;
     for (long i = 0; i < iters; i++)
         UNROLL for (int j = 0; j < 12; j++) {
             acc[j] = v_fma(acc[j], a, b);
@@ -174,8 +174,7 @@ static double probe_f32(long iters) {
 
 static double probe_i8(long iters) {
     __m256i acc[8], a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
-    UNROLL for (int j = 0; j < 8; j++)
-        acc[j] = a;
+    UNROLL for (int j = 0; j < 8; j++) acc[j] = a;
     for (long i = 0; i < iters; i++)
         UNROLL for (int j = 0; j < 8; j++) {
             __m256i x = a;

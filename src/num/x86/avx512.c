@@ -1,13 +1,12 @@
-/* avx512.c - level AVX-512 F, BW, DQ, VL: floats in vectors of 16 (lanes.h).  Quantised products stay with
- * AVX2: without VNNI wider vectors gain little. */
+/* avx512.c - level AVX-512 F, BW, DQ, VL: floats in vectors of 16 (lanes.h).  Quantised products
+ * stay with AVX2: without VNNI wider vectors gain little. */
 #include "num/x86/zmm.h"
 
 #include "num/x86/lanes.h"
 
 static double probe_f32(long iters) {
     vf acc[24], a = v_set(0.5f), b = v_set(1);
-    UNROLL for (int j = 0; j < 24; j++)
-        acc[j] = b;
+    UNROLL for (int j = 0; j < 24; j++) acc[j] = b;
     for (long i = 0; i < iters; i++)
         UNROLL for (int j = 0; j < 24; j++) {
             acc[j] = v_fma(acc[j], a, b);

@@ -1,7 +1,7 @@
 /* bf16.c - level AVX512_BF16: bfloat16 products by vdpbf16ps, 32 a time.
  *
- * It adds pairs of products with its own rounding and reads denormals as 0, which the tolerance in the test
- * allows; tokens alone or in a batch take the same instructions in the same order. */
+ * It adds pairs of products with its own rounding and reads denormals as 0, which the tolerance
+ * in the test allows; tokens alone or in a batch take the same instructions in the same order. */
 #include "num/x86/zmm.h"
 
 #include "num/x86/tiles.h"
@@ -18,26 +18,23 @@ INLINE __m512bh load_part(const char *p, int l, int n) {
 }
 
 /* One sum vector for each of mt x nt elements of y; n (<= STEP) elements from the l-th. */
-INLINE void step(vf *acc, const char *const *x, const char *const *w, int mt, int nt, int l, int n) {
+INLINE void step(vf *acc, const char *const *x, const char *const *w, int mt, int nt, int l,
+                 int n) {
     __m512bh xv[TOKENS];
-    UNROLL for (int a = 0; a < mt; a++)
-        xv[a] = n < STEP ? load_part(x[a], l, n) : load(x[a], l);
+    UNROLL for (int a = 0; a < mt; a++) xv[a] = n < STEP ? load_part(x[a], l, n) : load(x[a], l);
     UNROLL for (int b = 0; b < nt; b++) {
         __m512bh wv = n < STEP ? load_part(w[b], l, n) : load(w[b], l);
-        UNROLL for (int a = 0; a < mt; a++)
-            acc[a * nt + b] = _mm512_dpbf16_ps(acc[a * nt + b], xv[a], wv);
+        UNROLL for (int a = 0; a < mt; a++) acc[a * nt + b] =
+            _mm512_dpbf16_ps(acc[a * nt + b], xv[a], wv);
     }
 }
 
 INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
     vf acc[TOKENS * ONE_ROWS];
     const char *x[TOKENS], *w[ONE_ROWS];
-    UNROLL for (int a = 0; a < mt; a++)
-        x[a] = tile_token(g, i + a);
-    UNROLL for (int b = 0; b < nt; b++)
-        w[b] = tile_row(g, j + b);
-    UNROLL for (int a = 0; a < mt * nt; a++)
-        acc[a] = v_set(0);
+    UNROLL for (int a = 0; a < mt; a++) x[a] = tile_token(g, i + a);
+    UNROLL for (int b = 0; b < nt; b++) w[b] = tile_row(g, j + b);
+    UNROLL for (int a = 0; a < mt * nt; a++) acc[a] = v_set(0);
     int l = 0;
     for (; l + STEP <= g->k; l += STEP) {
         if (mt == 1) {
@@ -48,10 +45,9 @@ INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
     }
     if (l < g->k)
         step(acc, x, w, mt, nt, l, g->k - l);
-    UNROLL for (int a = 0; a < mt; a++)
-        UNROLL for (int b = 0; b < nt; b += 4)
-            tile_store(g, i + a, j + b, v_sum4(acc[a * nt + b], acc[a * nt + b + 1], acc[a * nt + b + 2],
-                                               acc[a * nt + b + 3]));
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int b = 0; b < nt; b += 4) tile_store(
+        g, i + a, j + b,
+        v_sum4(acc[a * nt + b], acc[a * nt + b + 1], acc[a * nt + b + 2], acc[a * nt + b + 3]));
 }
 
 static void tile_of(const struct gemm *g, int i, int j, int mt) {
@@ -77,8 +73,7 @@ static void gemm_bf16(const struct gemm *g) {
 static double probe_bf16(long iters) {
     vf acc[24];
     __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f00);
-    UNROLL for (int j = 0; j < 24; j++)
-        acc[j] = v_set(0);
+    UNROLL for (int j = 0; j < 24; j++) acc[j] = v_set(0);
     for (long i = 0; i < iters; i++)
         UNROLL for (int j = 0; j < 24; j++) {
             acc[j] = _mm512_dpbf16_ps(acc[j], a, a);

@@ -1,4 +1,5 @@
-/* inline.h - functions that must melt into their caller, because they are given constants or registers. */
+/* inline.h - functions that must melt into their caller, because they are given constants or
+ * registers. */
 #ifndef NUM_X86_INLINE_H
 #define NUM_X86_INLINE_H
 
@@ -10,10 +11,11 @@
 #define HAS_FEATURE(x) 0
 #endif
 
-/* Before a loop whose bounds are constants once inlined: its arrays then live in registers.  A sanitizer,
- * which adds checks to every access, would take minutes to compile the unrolled loops. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || HAS_FEATURE(address_sanitizer) || \
-    HAS_FEATURE(thread_sanitizer)
+/* Before a loop whose bounds are constants once inlined: its arrays then live in registers.  A
+ * sanitizer, which adds checks to every access, would take minutes to compile the unrolled
+ * loops. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
 #define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")

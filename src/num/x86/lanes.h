@@ -1,5 +1,5 @@
-/* lanes.h - the float kernels, the same for every vector width.  Included once by avx2.c and by avx512.c,
- * after ymm.h or zmm.h: W lanes of vf. */
+/* lanes.h - the float kernels, the same for every vector width.  Included once by avx2.c and by
+ * avx512.c, after ymm.h or zmm.h: W lanes of vf. */
 #ifndef NUM_X86_LANES_H
 #define NUM_X86_LANES_H
 
@@ -8,7 +8,7 @@
 
 #include "num/x86/tiles.h"
 
-/* -- vectors ------------------------------------------------------------------------------------------- */
+/* -- vectors ----------------------------------------------------------------------------------- */
 
 INLINE float sum_of(vf a) {
     return _mm_cvtss_f32(v_sum4(a, a, a, a));
@@ -53,7 +53,8 @@ static void rms_norm(float *y, const float *x, const float *w, int n, float eps)
     for (i = 0; i + W <= n; i += W)
         v_store(y + i, v_mul(v_mul(v_load(x + i), r), v_load(w + i)));
     if (i < n)
-        v_store_part(y + i, v_mul(v_mul(v_load_part(x + i, n - i), r), v_load_part(w + i, n - i)), n - i);
+        v_store_part(y + i, v_mul(v_mul(v_load_part(x + i, n - i), r), v_load_part(w + i, n - i)),
+                     n - i);
 }
 
 static void layer_norm(float *y, const float *x, const float *w, const float *b, int n, float eps) {
@@ -104,8 +105,9 @@ static void rope(float *x, const float *c, const float *s, int n_head, int head_
     }
 }
 
-/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln(2)/2, then the Taylor series of e^r, whose next term is
- * below a tenth of an ulp.  Beyond the clamps the result is 0 or infinity in any case; NaN stays. */
+/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln(2)/2, then the Taylor series of e^r, whose
+ * next term is below a tenth of an ulp.  Beyond the clamps the result is 0 or infinity in any
+ * case; NaN stays. */
 INLINE vf v_exp(vf x) {
     x = v_max(v_set(-105), v_min(v_set(90), x));
     vf n = v_round(v_mul(x, v_set(1.44269504f)));
@@ -132,11 +134,13 @@ INLINE vf silu_of(vf x) {
 
 /* x/2 (1 + tanh u) = x sigmoid(2u) */
 INLINE vf gelu_tanh_of(vf x) {
-    vf x2 = v_mul(x, x), u2 = v_mul(v_set(2 * 0.79788456f), v_fma(v_mul(x2, x), v_set(0.044715f), x));
+    vf x2 = v_mul(x, x),
+       u2 = v_mul(v_set(2 * 0.79788456f), v_fma(v_mul(x2, x), v_set(0.044715f), x));
     return sigmoid_times(x, u2);
 }
 
-/* erfc(z), z >= 0, as t P(t) e^(-z^2), t = 1/(1 + pz) (Abramowitz and Stegun 7.1.26; error < 1.5e-7) */
+/* erfc(z), z >= 0, as t P(t) e^(-z^2), t = 1/(1 + pz) (Abramowitz and Stegun 7.1.26; error <
+ * 1.5e-7) */
 INLINE vf gelu_erf_of(vf x) {
     vf z = v_mul(v_abs(x), v_set(0.70710678f));
     vf t = v_div(v_set(1), v_fma(z, v_set(0.3275911f), v_set(1)));
@@ -210,9 +214,10 @@ static void bf16_pack(void *dst, const float *src, int n) {
         v_store_bf16_part(p + 2 * (size_t)i, v_load_part(src + i, n - i), n - i);
 }
 
-/* -- matrices ------------------------------------------------------------------------------------------ */
+/* -- matrices ---------------------------------------------------------------------------------- */
 
-#define TOKENS (W / 4) /* in a tile: its sums, two vectors for each of its tokens, and weights fill the registers */
+/* Tokens in a tile: its sums, two vectors for each of its tokens, and weights fill the registers. */
+#define TOKENS (W / 4)
 
 struct two {
     vf a, b;
@@ -237,15 +242,17 @@ INLINE struct two load_two(enum dtype t, const char *p, int l, int rest) {
     const float *f = (const float *)(const void *)p + l;
     if (all)
         return (struct two){v_load(f), v_load(f + W)};
-    return (struct two){na < W ? v_load_part(f, na) : v_load(f), nb > 0 ? v_load_part(f + W, nb) : v_set(0)};
+    return (struct two){na < W ? v_load_part(f, na) : v_load(f),
+                        nb > 0 ? v_load_part(f + W, nb) : v_set(0)};
 }
 
-/* One sum vector for each of mt x nt elements of y, along k; `rest` of 2 W elements from the l-th. */
-INLINE void step(vf *acc, enum dtype t, const char *const *x, const char *const *w, int mt, int nt, int l,
-                 int rest) {
+/* One sum vector for each of mt x nt elements of y, along k; `rest` of 2 W elements from the
+ * l-th. */
+INLINE void step(vf *acc, enum dtype t, const char *const *x, const char *const *w, int mt, int nt,
+                 int l, int rest) {
     struct two xv[TOKENS];
-    UNROLL for (int a = 0; a < mt; a++)
-        xv[a] = load_two(t == DT_BF16 ? DT_BF16 : DT_F32, x[a], l, rest);
+    UNROLL for (int a = 0; a < mt; a++) xv[a] =
+        load_two(t == DT_BF16 ? DT_BF16 : DT_F32, x[a], l, rest);
     UNROLL for (int b = 0; b < nt; b++) {
         struct two wv = load_two(t, w[b], l, rest);
         UNROLL for (int a = 0; a < mt; a++) {
@@ -258,12 +265,9 @@ INLINE void step(vf *acc, enum dtype t, const char *const *x, const char *const 
 INLINE void tile(const struct gemm *g, enum dtype t, int mt, int nt, int i, int j) {
     vf acc[TOKENS * ONE_ROWS];
     const char *x[TOKENS], *w[ONE_ROWS];
-    UNROLL for (int a = 0; a < mt; a++)
-        x[a] = tile_token(g, i + a);
-    UNROLL for (int b = 0; b < nt; b++)
-        w[b] = tile_row(g, j + b);
-    UNROLL for (int a = 0; a < mt * nt; a++)
-        acc[a] = v_set(0);
+    UNROLL for (int a = 0; a < mt; a++) x[a] = tile_token(g, i + a);
+    UNROLL for (int b = 0; b < nt; b++) w[b] = tile_row(g, j + b);
+    UNROLL for (int a = 0; a < mt * nt; a++) acc[a] = v_set(0);
     size_t size = t == DT_F32 ? 4 : 2;
     int l = 0;
     for (; l + 2 * W <= g->k; l += 2 * W) {
@@ -275,14 +279,14 @@ INLINE void tile(const struct gemm *g, enum dtype t, int mt, int nt, int i, int 
     }
     if (l < g->k)
         step(acc, t, x, w, mt, nt, l, g->k - l);
-    UNROLL for (int a = 0; a < mt; a++)
-        UNROLL for (int b = 0; b < nt; b += 4) {
-            vf *v = acc + a * nt + b;
-            tile_store(g, i + a, j + b, v_sum4(v[0], v[1], v[2], v[3]));
-        }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int b = 0; b < nt; b += 4) {
+        vf *v = acc + a * nt + b;
+        tile_store(g, i + a, j + b, v_sum4(v[0], v[1], v[2], v[3]));
+    }
 }
 
-INLINE void product(const struct gemm *g, enum dtype t, void (*any)(const struct gemm *, int, int, int)) {
+INLINE void product(const struct gemm *g, enum dtype t,
+                    void (*any)(const struct gemm *, int, int, int)) {
     if (g->m != 1) {
         tiles(g, TOKENS, any);
         return;
@@ -326,7 +330,7 @@ static void gemm_bf16(const struct gemm *g) {
     product(g, DT_BF16, tile_bf16);
 }
 
-/* -- attention ----------------------------------------------------------------------------------------- */
+/* -- attention --------------------------------------------------------------------------------- */
 
 /* The scores are a product with the keys as weights. */
 INLINE void attn_score(const struct gemm *g, enum dtype t, float scale) {
@@ -336,12 +340,14 @@ INLINE void attn_score(const struct gemm *g, enum dtype t, float scale) {
         g->y[j] *= scale;
 }
 
-static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d,
+                           float scale) {
     struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
     attn_score(&g, DT_F32, scale);
 }
 
-static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d, float scale) {
+static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d,
+                           float scale) {
     struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
     attn_score(&g, DT_F16, scale);
 }
@@ -357,15 +363,14 @@ INLINE vf load_kv(enum dtype t, const char *v, int i, int rest) {
 }
 
 /* nv vectors of o from component i, of which d - i exist; token after token */
-INLINE void mix(float *o, const float *p, const char *v, size_t stride, int n, int d, float scale, enum dtype t,
-                int i, int nv) {
+INLINE void mix(float *o, const float *p, const char *v, size_t stride, int n, int d, float scale,
+                enum dtype t, int i, int nv) {
     vf acc[8];
-    UNROLL for (int a = 0; a < nv; a++)
-        acc[a] = v_set(0);
+    UNROLL for (int a = 0; a < nv; a++) acc[a] = v_set(0);
     for (int j = 0; j < n; j++, v += stride) {
         vf pj = v_set(p[j]);
-        UNROLL for (int a = 0; a < nv; a++)
-            acc[a] = v_fma(pj, load_kv(t, v, i + a * W, nv > 1 ? W : d - i), acc[a]);
+        UNROLL for (int a = 0; a < nv; a++) acc[a] =
+            v_fma(pj, load_kv(t, v, i + a * W, nv > 1 ? W : d - i), acc[a]);
     }
     UNROLL for (int a = 0; a < nv; a++) {
         vf r = v_mul(acc[a], v_set(scale));
@@ -376,8 +381,8 @@ INLINE void mix(float *o, const float *p, const char *v, size_t stride, int n, i
     }
 }
 
-INLINE void attn_mix(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale,
-                     enum dtype t) {
+INLINE void attn_mix(float *o, const float *p, const void *v, size_t stride, int n, int d,
+                     float scale, enum dtype t) {
     int i = 0;
     for (; i + 8 * W <= d; i += 8 * W)
         mix(o, p, v, stride, n, d, scale, t, i, 8);
@@ -387,11 +392,13 @@ INLINE void attn_mix(float *o, const float *p, const void *v, size_t stride, int
         mix(o, p, v, stride, n, d, scale, t, i, 1);
 }
 
-static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d,
+                         float scale) {
     attn_mix(o, p, v, stride, n, d, scale, DT_F32);
 }
 
-static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d, float scale) {
+static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d,
+                         float scale) {
     attn_mix(o, p, v, stride, n, d, scale, DT_F16);
 }
 

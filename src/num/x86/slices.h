@@ -24,8 +24,8 @@ INLINE enum slice_kind slice_kind(enum dtype t) {
     return t == DT_Q8_0 || t == DT_Q4_0 || t == DT_Q5_0 ? SLICE_PLAIN : SLICE_MIN;
 }
 
-/* What the integers exceed their value by.  Q8_0 is two's complement here: a level that needs unsigned
- * factors flips the top bit and adds 128. */
+/* What the integers exceed their value by.  Q8_0 is two's complement here: a level that needs
+ * unsigned factors flips the top bit and adds 128. */
 INLINE int slice_offset(enum dtype t) {
     return t == DT_Q4_0 ? 8 : t == DT_Q5_0 ? 16 : t == DT_Q6_K ? 32 : 0;
 }
@@ -34,16 +34,17 @@ INLINE int slice_offset(enum dtype t) {
 struct rows {
     const uint8_t *p; /* row r is at p + r * ld; ld = 0: all lanes hold one row */
     size_t ld;
-    int j, n;         /* n results, which belong at y[j]                        */
+    int j, n; /* n results, which belong at y[j]                        */
 };
 
-/* `lanes` rows from the j-th.  The last ones overlap those before, whose results are then written twice; of
- * a product with fewer rows than lanes only one is computed at a time. */
+/* `lanes` rows from the j-th.  The last ones overlap those before, whose results are then
+ * written twice; of a product with fewer rows than lanes only one is computed at a time. */
 INLINE struct rows rows_at(const struct gemm *g, int j, int lanes) {
     bool few = g->n < lanes;
     int last = few ? g->n - 1 : g->n - lanes;
     j = j < last ? j : last;
-    return (struct rows){(const uint8_t *)g->w + (size_t)j * g->ldw, few ? 0 : g->ldw, j, few ? 1 : lanes};
+    return (struct rows){(const uint8_t *)g->w + (size_t)j * g->ldw, few ? 0 : g->ldw, j,
+                         few ? 1 : lanes};
 }
 
 INLINE int rows_step(const struct gemm *g, int lanes) {
@@ -94,7 +95,8 @@ INLINE __m256i slice_nibbles(const uint8_t *p) {
 INLINE __m256i slice_fifth(const uint8_t *p) {
     int bits;
     memcpy(&bits, p, 4);
-    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i spread =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
     __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
@@ -103,7 +105,8 @@ INLINE __m256i slice_fifth(const uint8_t *p) {
 /* Bits `from`.. of each byte at p, where `mask` picks them after the shift */
 INLINE __m256i slice_bits(const uint8_t *p, int from, int mask) {
     __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)p);
-    return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(from)), _mm256_set1_epi8((char)mask));
+    return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(from)),
+                            _mm256_set1_epi8((char)mask));
 }
 
 /* The 32 integers of slice b. */
@@ -143,8 +146,7 @@ INLINE void transpose_bytes(__m128i v[16]) {
             to[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 8]);
             to[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 8]);
         }
-        UNROLL for (int i = 0; i < 16; i++)
-            v[i] = to[i];
+        UNROLL for (int i = 0; i < 16; i++) v[i] = to[i];
     }
 }
 
@@ -164,24 +166,24 @@ INLINE void put_scaled(float *d, __m128i u, const float *scale, int n_row, bool 
     }
 }
 
-/* One block of 8 slices of Q4_K or Q5_K: its first 16 bytes are d, dmin and 12 bytes of 6-bit scales and
- * minima (slice_read has their places).  Transposed, the rows are lanes. */
+/* One block of 8 slices of Q4_K or Q5_K: its first 16 bytes are d, dmin and 12 bytes of 6-bit
+ * scales and minima (slice_read has their places).  Transposed, the rows are lanes. */
 INLINE void slice_scales_k45(const uint8_t *p, size_t ld, int n_row, float *d, float *m) {
     const __m128i low6 = _mm_set1_epi8(63), low4 = _mm_set1_epi8(15), low2 = _mm_set1_epi8(3);
     __m128i v[16];
     float scale[16], min[16];
-    UNROLL for (int r = 0; r < 16; r++)
-        v[r] = _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)(r % n_row) * ld));
+    UNROLL for (int r = 0; r < 16; r++) v[r] =
+        _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)(r % n_row) * ld));
     transpose_bytes(v);
     put_halves(scale, _mm_unpacklo_epi8(v[0], v[1]), _mm_unpackhi_epi8(v[0], v[1]), n_row);
     put_halves(min, _mm_unpacklo_epi8(v[2], v[3]), _mm_unpackhi_epi8(v[2], v[3]), n_row);
-    UNROLL for (int r = 0; r < n_row; r++)
-        min[r] = -min[r];
+    UNROLL for (int r = 0; r < n_row; r++) min[r] = -min[r];
     const __m128i *q = v + 4;
     UNROLL for (int j = 0; j < 4; j++) {
         __m128i top = _mm_slli_epi16(_mm_and_si128(_mm_srli_epi16(q[j], 6), low2), 4);
         __m128i top_m = _mm_slli_epi16(_mm_and_si128(_mm_srli_epi16(q[j + 4], 6), low2), 4);
-        __m128i rest = _mm_and_si128(q[j + 8], low4), rest_m = _mm_and_si128(_mm_srli_epi16(q[j + 8], 4), low4);
+        __m128i rest = _mm_and_si128(q[j + 8], low4),
+                rest_m = _mm_and_si128(_mm_srli_epi16(q[j + 8], 4), low4);
         put_scaled(d + j * n_row, _mm_and_si128(q[j], low6), scale, n_row, false);
         put_scaled(m + j * n_row, _mm_and_si128(q[j + 4], low6), min, n_row, false);
         put_scaled(d + (j + 4) * n_row, _mm_or_si128(rest, top), scale, n_row, false);
@@ -202,13 +204,15 @@ INLINE void slice_scales_k6(const uint8_t *p, size_t ld, int n_row, float *d) {
     transpose_bytes(v);
     put_halves(scale, _mm_loadu_si128((const __m128i *)(const void *)h),
                _mm_loadu_si128((const __m128i *)(const void *)(h + 8)), n_row);
-    UNROLL for (int j = 0; j < 16; j++)
-        put_scaled(d + j * n_row, v[j], scale, n_row, true);
+    UNROLL for (int j = 0; j < 16; j++) put_scaled(d + j * n_row, v[j], scale, n_row, true);
 }
 
-/* The same for eight or sixteen rows of the small blocks, each with a half, or two, in front of its slice. */
-INLINE void slice_scales_32(enum dtype t, const struct rows *rows, int n_row, int b0, int nb, float *d, float *m) {
-    unsigned short h[CHUNK * 16], hm[CHUNK * 16]; /* gathered first, then converted eight at a time */
+/* The same for eight or sixteen rows of the small blocks, each with a half, or two, in front of
+ * its slice. */
+INLINE void slice_scales_32(enum dtype t, const struct rows *rows, int n_row, int b0, int nb,
+                            float *d, float *m) {
+    unsigned short h[CHUNK * 16],
+        hm[CHUNK * 16]; /* gathered first, then converted eight at a time */
     for (int b = 0; b < nb; b++) {
         const uint8_t *p = slice_block(t, rows->p, b0 + b);
         UNROLL for (int r = 0; r < n_row; r++) {
@@ -218,15 +222,18 @@ INLINE void slice_scales_32(enum dtype t, const struct rows *rows, int n_row, in
         }
     }
     for (int i = 0; i < nb * n_row; i += 8) {
-        _mm256_storeu_ps(d + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(h + i))));
+        _mm256_storeu_ps(d + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(h + i))));
         if (slice_kind(t) == SLICE_MIN)
-            _mm256_storeu_ps(m + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(hm + i))));
+            _mm256_storeu_ps(
+                m + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(hm + i))));
     }
 }
 
-/* Scales of slices b0 .. b0 + nb - 1 (nb <= CHUNK) of n_row (8 or 16) rows: d[(b - b0) * n_row + row], twice
- * as many (first halves, second halves) in a type of halves; minima likewise at m. */
-INLINE void slice_scales(enum dtype t, const struct rows *rows, int n_row, int b0, int nb, float *d, float *m) {
+/* Scales of slices b0 .. b0 + nb - 1 (nb <= CHUNK) of n_row (8 or 16) rows: d[(b - b0) * n_row +
+ * row], twice as many (first halves, second halves) in a type of halves; minima likewise at m. */
+INLINE void slice_scales(enum dtype t, const struct rows *rows, int n_row, int b0, int nb, float *d,
+                         float *m) {
     if (!slice_is_super(t)) {
         slice_scales_32(t, rows, n_row, b0, nb, d, m);
         return;

@@ -1,7 +1,8 @@
-/* tiles.h - in which order a product's tiles are computed, so that operands are read from near caches.
+/* tiles.h - in which order a product's tiles are computed, so that operands are read from near
+ * caches.
  *
- * A tile is some tokens by TILE_ROWS rows of weights, whole sums over k: the order of tiles cannot change a
- * result. */
+ * A tile is some tokens by TILE_ROWS rows of weights, whole sums over k: the order of tiles
+ * cannot change a result. */
 #ifndef NUM_X86_TILES_H
 #define NUM_X86_TILES_H
 
@@ -12,9 +13,11 @@
 #include "num/x86/inline.h"
 
 #define TILE_ROWS 4
-#define ONE_ROWS 8              /* rows at once for a single token: enough sums in flight to hide latency */
-#define NEAR (16 * 1024)        /* bytes of weights that stay in the first cache while tokens pass        */
-#define MIDDLE (256 * 1024)     /* bytes of activations that stay in the second cache while weights pass  */
+#define ONE_ROWS 8 /* rows at once for a single token: enough sums in flight to hide latency */
+#define NEAR                                                                                       \
+    (16 * 1024) /* bytes of weights that stay in the first cache while tokens pass        */
+#define MIDDLE                                                                                     \
+    (256 * 1024) /* bytes of activations that stay in the second cache while weights pass  */
 
 /* Row j of the weights; past the end, the last one again (its result is not stored). */
 INLINE const char *tile_row(const struct gemm *g, int j) {
@@ -35,8 +38,8 @@ INLINE int tile_fit(size_t bytes, size_t row, int unit) {
     return (int)(n < 1 ? 1 : n > 4096 ? 4096 : n) * unit;
 }
 
-/* n bytes from `at` of the row that is `rows` further on, where a decode step will be soon.  Only an address:
- * the prefetch may lie past the end. */
+/* n bytes from `at` of the row that is `rows` further on, where a decode step will be soon.
+ * Only an address: the prefetch may lie past the end. */
 INLINE void tile_prefetch(const char *row, size_t ldw, int rows, size_t at, size_t n) {
     uintptr_t p = (uintptr_t)row + (size_t)rows * ldw + at;
     for (size_t i = 0; i < n; i += 64)

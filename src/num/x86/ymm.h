@@ -1,5 +1,5 @@
-/* ymm.h - a vector of 8 floats, by the names that lanes.h uses.  `_part` reads or writes the first n < W
- * elements; what is not read is 0. */
+/* ymm.h - a vector of 8 floats, by the names that lanes.h uses.  `_part` reads or writes the
+ * first n < W elements; what is not read is 0. */
 #ifndef NUM_X86_YMM_H
 #define NUM_X86_YMM_H
 
@@ -87,8 +87,8 @@ INLINE float v_hmax(vf a) {
     return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
 }
 
-/* The four sums of four vectors: always (0+2)+(1+3) of each half, then half 0 + half 1, whichever of
- * a, b, c, d a vector is. */
+/* The four sums of four vectors: always (0+2)+(1+3) of each half, then half 0 + half 1,
+ * whichever of a, b, c, d a vector is. */
 INLINE __m128 v_sum4(vf a, vf b, vf c, vf d) {
     vf ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
     vf cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));

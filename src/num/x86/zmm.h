@@ -1,5 +1,5 @@
-/* zmm.h - a vector of 16 floats, by the names that lanes.h uses.  `_part` reads or writes the first n < W
- * elements; what is not read is 0. */
+/* zmm.h - a vector of 16 floats, by the names that lanes.h uses.  `_part` reads or writes the
+ * first n < W elements; what is not read is 0. */
 #ifndef NUM_X86_ZMM_H
 #define NUM_X86_ZMM_H
 
@@ -79,8 +79,8 @@ INLINE float v_hmax(vf a) {
     return _mm512_reduce_max_ps(a);
 }
 
-/* The four sums of four vectors: always ((0+2)+(1+3)) of each 128-bit quarter, then quarters (0+2)+(1+3),
- * whichever of a, b, c, d a vector is. */
+/* The four sums of four vectors: always ((0+2)+(1+3)) of each 128-bit quarter, then quarters
+ * (0+2)+(1+3), whichever of a, b, c, d a vector is. */
 INLINE __m128 v_sum4(vf a, vf b, vf c, vf d) {
     vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     vf cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
