@@ -1,4 +1,4 @@
-/* gguf.c - the GGUF container: a file or a split set, to a validated table of key-values and tensors.
+/* gguf.c - the GGUF container: a file or a split set, to a checked table of key-values and tensors.
  *
  *   offset 0   "GGUF"; u32 version 2 or 3; u64 number of tensors; u64 number of key-values
  *          24  key-values: string key, u32 type, value
