@@ -13,10 +13,10 @@ build build
 if [ $# -gt 0 ]; then
     model=$1
     shift
-    exec build/src/cmd/pumice chat "$model" "$@"
+    exec build/pumice chat "$model" "$@"
 fi
-say "no model named; checking the machine (build/src/cmd/pumice doctor)"
-build/src/cmd/pumice doctor
-say "measuring random weights of a 168M-parameter model (build/src/cmd/pumice bench)"
-build/src/cmd/pumice bench --shape 168m --dtype q8_0 --test pp128,tg32 -r 3
+say "no model named; checking the machine (build/pumice doctor)"
+build/pumice doctor
+say "measuring random weights of a 168M-parameter model (build/pumice bench)"
+build/pumice bench --shape 168m --dtype q8_0 --test pp128,tg32 -r 3
 say "to chat: ./run.sh MODEL, where MODEL is a Hugging Face folder or a .gguf file"
