@@ -144,9 +144,9 @@ void spm_spell(struct tok *t, const char *from, const char *to, bool bytes) {
     size_t n_from = strlen(from);
     for (int id = 0; id < t->n_vocab; id++) {
         struct piece *p = &t->piece[id];
-        const char *s = p->raw, *end = s + p->raw_len, *hit;
         if (p->kind == PIECE_HOLE)
             continue;
+        const char *s = p->raw, *end = s + p->raw_len, *hit;
         if (p->kind == PIECE_BYTE && bytes) {
             char c = (char)vocab_byte_token(p->stored, p->stored_len);
             p->raw = arena_add(t, &c, 1);
