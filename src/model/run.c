@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/rope.h"
 #include "num/kern.h"
 #include "num/linear.h"
 #include "num/quant.h"
@@ -38,35 +39,6 @@ struct run {
 };
 
 /* -- set-up -------------------------------------------------------------------------------------------- */
-
-/* Rotation speed of component pair i, radians per position; float arithmetic as in the reference. */
-static float rope_speed(const struct cfg *c, int i) {
-    float f = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->rope_dim);
-    if (c->rope_scaling == ROPE_LINEAR)
-        return f / c->rope_factor;
-    if (c->rope_scaling == ROPE_PLAIN)
-        return f;
-    /* Llama 3.1: slow components are stretched by the factor, fast ones kept, those between blended. */
-    float wavelen = 2 * (float)M_PI / f, ctx = (float)c->rope_orig_ctx;
-    if (wavelen > ctx / c->rope_low)
-        return f / c->rope_factor;
-    if (wavelen < ctx / c->rope_high)
-        return f;
-    float keep = (ctx / wavelen - c->rope_low) / (c->rope_high - c->rope_low);
-    return (1 - keep) * f / c->rope_factor + keep * f;
-}
-
-static void rope_table(struct run *r) {
-    const struct cfg *c = &r->m->cfg;
-    int half = c->rope_dim / 2;
-    for (int i = 0; i < half; i++) {
-        float speed = rope_speed(c, i);
-        for (int p = 0; p < r->n_ctx; p++) {
-            r->cos[(size_t)p * half + i] = cosf((float)p * speed);
-            r->sin[(size_t)p * half + i] = sinf((float)p * speed);
-        }
-    }
-}
 
 /* Hands out 64-byte aligned pieces; with base NULL it only counts. */
 static void *piece(char *base, size_t *used, size_t n, size_t size) {
@@ -110,7 +82,7 @@ struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n
     if (!r->arena)
         goto fail;
     carve(r, r->arena);
-    rope_table(r);
+    rope_table(&m->cfg, n_ctx, r->cos, r->sin);
     return r;
 fail:
     run_free(r);

@@ -1,7 +1,9 @@
-/* dense.h - C = A B for training: both operands change, either may be transposed, threads are the pool's.
+/* dense.h - C = A B for training: both operands change, either may be transposed, threads are the
+ * pool's.
  *
- * Every product is cut into tiles whose size depends on its shape alone; a tile is one single-threaded call
- * of oneDNN and sums over all of k, so the bits do not depend on the number of threads. */
+ * Every product is cut into tiles whose size depends on its shape alone; a tile is one
+ * single-threaded call of oneDNN and sums over all of k, so the bits do not depend on the number of
+ * threads. */
 #ifndef NUM_DENSE_H
 #define NUM_DENSE_H
 
