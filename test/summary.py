@@ -75,11 +75,11 @@ def read_program(test, total):
     program, result, rc = test['name'], test['result'], test.get('returncode', 0)
     out = test.get('stdout') or ''
     seen, failed = read_tap(program, out, total)
-    if result == 'SKIP':
+    if result == 'SKIP' and not seen:
         total.skipped.append((program, 'exit status 77'))
     elif result == 'TIMEOUT':
         total.failed.append((f'{program}: ran out of time', tail(test)))
-    elif rc != 0 and not failed:
+    elif rc != 0 and not failed and result != 'SKIP':
         total.failed.append((f'{program}: exit status {rc} without a failed test', tail(test)))
     elif rc < 0:
         total.failed.append((f'{program}: killed by signal {-rc}', tail(test)))
@@ -158,6 +158,9 @@ CASES = [
     ('a_program_without_tests_fails', entry('a', 'hello\n'), '0 passed, 1 failed, 0 skipped', 1),
     ('an_empty_log_fails', '', '0 passed, 1 failed, 0 skipped', 1),
     ('a_missing_log_fails', None, '0 passed, 1 failed, 0 skipped', 1),
+    ('a_program_that_skips_all_counts_each_test',
+     entry('a', 'ok 1 # SKIP x\nok 2 # SKIP y\n', 77, 'SKIP') + '\n' + entry('b', 'ok 1 - z\n'),
+     '1 passed, 0 failed, 2 skipped', 0),
     ('only_skips_is_not_success', entry('a', 'ok 1 # SKIP x - no data\n'),
      '0 passed, 0 failed, 1 skipped', 1),
 ]
