@@ -15,6 +15,7 @@
  * has the rules. */
 #include "model/gguf.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,174 +89,167 @@ static const struct tensor_type {
 
 uint64_t gguf_load(const uint8_t *p, int n_bytes) {
     uint64_t v = 0;
-    for (int i = n_bytes - 1; i >= 0; i--)
-        v = v << 8 | p[i];
+    memcpy(&v, p, (size_t)n_bytes); /* the host is little endian, as the file */
     return v;
 }
-
-/* --- Walking an unchecked file.  Only these functions see bytes that have not been validated.
- * --- */
-
-struct cursor {
-    const struct part *part;
-    uint64_t at; /* <= part->size */
-    struct err *err;
-};
-
-static uint64_t left(const struct cursor *c) {
-    return c->part->size - c->at;
-}
-
-static int take(struct cursor *c, int n_bytes, const char *what, uint64_t *out) {
-    if (left(c) < (uint64_t)n_bytes)
-        return err_set(c->err, E_FORMAT, "%s: file ends at byte %zu, inside %s", c->part->path,
-                       c->part->size, what);
-    *out = gguf_load(c->part->data + c->at, n_bytes);
-    c->at += (uint64_t)n_bytes;
-    return 0;
-}
-
-/* A string of at most max bytes; *s and *n are its bytes. */
-static int take_str(struct cursor *c, const char *what, uint64_t max, const uint8_t **s,
-                    uint64_t *n) {
-    uint64_t len = 0;
-    if (take(c, 8, what, &len))
-        return -1;
-    if (len > max)
-        return err_set(c->err, E_FORMAT, "%s: %s: string of %llu bytes, limit %llu", c->part->path,
-                       what, (unsigned long long)len, (unsigned long long)max);
-    if (len > left(c))
-        return err_set(c->err, E_FORMAT, "%s: %s: string of %llu bytes, but the file has %llu left",
-                       c->part->path, what, (unsigned long long)len, (unsigned long long)left(c));
-    *s = c->part->data + c->at;
-    *n = len;
-    c->at += len;
-    return 0;
-}
-
-/* A key or tensor name, printable by "%.*s".  what: the kind, for messages. */
-static int take_name(struct cursor *c, const char *what, const uint8_t **s, uint64_t *n) {
-    uint64_t at = c->at;
-    if (take_str(c, what, MAX_NAME, s, n))
-        return -1;
-    if (*n == 0 || memchr(*s, 0, (size_t)*n))
-        return err_set(c->err, E_FORMAT, "%s: %s at byte %llu: %s", c->part->path, what,
-                       (unsigned long long)at, *n ? "has a NUL byte" : "is empty");
-    return 0;
-}
-
-static int walk_array(struct cursor *c, const char *what) {
-    uint64_t elem = 0, n = 0, skip;
-    if (take(c, 4, what, &elem) || take(c, 8, what, &n))
-        return -1;
-    if (elem == GGUF_ARR)
-        return err_set(c->err, E_FORMAT, "%s: %s: arrays of arrays are not supported",
-                       c->part->path, what);
-    if (elem >= GGUF_TYPES)
-        return err_set(c->err, E_FORMAT, "%s: %s: unknown element type %llu", c->part->path, what,
-                       (unsigned long long)elem);
-    if (n > MAX_ARR)
-        return err_set(c->err, E_FORMAT, "%s: %s: array of %llu elements, limit %llu",
-                       c->part->path, what, (unsigned long long)n, (unsigned long long)MAX_ARR);
-    skip = n * (uint64_t)value_types[elem].bytes; /* at most 2^27 */
-    if (skip > left(c))
-        return err_set(c->err, E_FORMAT,
-                       "%s: %s: array of %llu elements of %s, but the file has %llu bytes left",
-                       c->part->path, what, (unsigned long long)n, value_types[elem].name,
-                       (unsigned long long)left(c));
-    if (elem != GGUF_STR) {
-        c->at += skip;
-        return 0;
-    }
-    const uint8_t *s;
-    uint64_t len;
-    for (uint64_t i = 0; i < n; i++)
-        if (take_str(c, what, MAX_STR, &s, &len))
-            return -1;
-    return 0;
-}
-
-static int walk_kv(struct cursor *c) {
-    const uint8_t *key = NULL, *s;
-    uint64_t n_key = 0, type = 0, n;
-    char what[MAX_NAME + 16];
-    if (take_name(c, "key", &key, &n_key))
-        return -1;
-    snprintf(what, sizeof what, "key '%.*s'", (int)n_key, (const char *)key);
-    if (take(c, 4, what, &type))
-        return -1;
-    if (type >= GGUF_TYPES)
-        return err_set(c->err, E_FORMAT, "%s: %s: unknown value type %llu", c->part->path, what,
-                       (unsigned long long)type);
-    if (type == GGUF_ARR)
-        return walk_array(c, what);
-    if (type == GGUF_STR)
-        return take_str(c, what, MAX_STR, &s, &n);
-    return take(c, value_types[type].bytes, what, &n);
-}
-
-/* Bytes of a tensor, or an error naming what is wrong with its type or shape. */
-static int tensor_bytes(const struct cursor *c, const char *what, uint64_t type,
-                        const uint64_t *dim, int n_dim, size_t *bytes) {
-    const struct tensor_type *t = type < N_TENSOR_TYPE ? &tensor_types[type] : NULL;
-    if (!t || !t->name)
-        return err_set(c->err, E_FORMAT, "%s: %s: unknown type %llu (supported: %s)", c->part->path,
-                       what, (unsigned long long)type, SUPPORTED);
-    if (!t->bytes)
-        return err_set(c->err, E_FORMAT, "%s: %s: type %s not supported (supported: %s)",
-                       c->part->path, what, t->name, SUPPORTED);
-    if (dim[0] % (uint64_t)t->block)
-        return err_set(c->err, E_FORMAT,
-                       "%s: %s: rows of %llu elements are not a multiple of the %s block of %d",
-                       c->part->path, what, (unsigned long long)dim[0], t->name, t->block);
-    size_t n = (size_t)dim[0];
-    bool fits = true;
-    for (int i = 1; i < n_dim; i++)
-        fits = fits && size_mul(n, (size_t)dim[i], &n);
-    fits = fits && n <= INT64_MAX;
-    if (!fits || !size_mul(n / (size_t)t->block, (size_t)t->bytes, bytes))
-        return err_set(c->err, E_FORMAT, "%s: %s: product of the dimensions overflows",
-                       c->part->path, what);
-    return 0;
-}
-
-/* A tensor info up to its end; sizes only, since where the data begins is known after the last
- * one. */
-static int walk_tensor(struct cursor *c) {
-    const uint8_t *name = NULL;
-    uint64_t n_name = 0, n_dim = 0, dim[MAX_DIMS] = {0}, type = 0, offset;
-    size_t bytes;
-    char what[MAX_NAME + 16];
-    if (take_name(c, "tensor name", &name, &n_name))
-        return -1;
-    snprintf(what, sizeof what, "tensor '%.*s'", (int)n_name, (const char *)name);
-    if (take(c, 4, what, &n_dim))
-        return -1;
-    if (n_dim < 1 || n_dim > MAX_DIMS)
-        return err_set(c->err, E_FORMAT, "%s: %s: %llu dimensions, not 1..%d", c->part->path, what,
-                       (unsigned long long)n_dim, MAX_DIMS);
-    for (int i = 0; i < (int)n_dim; i++) {
-        if (take(c, 8, what, &dim[i]))
-            return -1;
-        if (dim[i] == 0 || dim[i] > INT64_MAX)
-            return err_set(c->err, E_FORMAT, "%s: %s: dimension %d is %lld, must be positive",
-                           c->part->path, what, i, (long long)dim[i]);
-    }
-    if (take(c, 4, what, &type) || take(c, 8, what, &offset))
-        return -1;
-    return tensor_bytes(c, what, type, dim, (int)n_dim, &bytes);
-}
-
-/* --- Reading what has been walked: no checks needed. --- */
 
 struct text {
     const char *s;
     size_t n;
 };
 
+/* The string at a position, of which its length is known to be right. */
 static struct text text_at(const struct part *p, uint64_t at) {
     return (struct text){(const char *)p->data + at + 8, (size_t)gguf_load(p->data + at, 8)};
 }
+
+/* --- Walking an unchecked file: only these functions see bytes that are not validated. --- */
+
+struct cursor {
+    const struct part *part;
+    uint64_t at;      /* <= part->size */
+    const char *kind; /* of what is being read, and its name once that is known, for messages */
+    struct text name;
+    struct err *err;
+};
+
+/* Always -1. */
+static int fail(const struct cursor *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static int fail(const struct cursor *c, const char *fmt, ...) {
+    char reason[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(reason, sizeof reason, fmt, ap);
+    va_end(ap);
+    if (!c->name.s)
+        return err_set(c->err, E_FORMAT, "%s: %s: %s", c->part->path, c->kind, reason);
+    return err_set(c->err, E_FORMAT, "%s: %s '%.*s': %s", c->part->path, c->kind, (int)c->name.n,
+                   c->name.s, reason);
+}
+
+static uint64_t left(const struct cursor *c) {
+    return c->part->size - c->at;
+}
+
+static int take(struct cursor *c, int n_bytes, uint64_t *out) {
+    if (left(c) < (uint64_t)n_bytes)
+        return fail(c, "the file ends inside it, at byte %zu", c->part->size);
+    *out = gguf_load(c->part->data + c->at, n_bytes);
+    c->at += (uint64_t)n_bytes;
+    return 0;
+}
+
+/* Steps over a string of at most max bytes. */
+static int take_str(struct cursor *c, uint64_t max) {
+    uint64_t len = 0;
+    if (take(c, 8, &len))
+        return -1;
+    if (len > max)
+        return fail(c, "string of %llu bytes, limit %llu", (unsigned long long)len,
+                    (unsigned long long)max);
+    if (len > left(c))
+        return fail(c, "string of %llu bytes, but the file has %llu left", (unsigned long long)len,
+                    (unsigned long long)left(c));
+    c->at += len;
+    return 0;
+}
+
+/* The name that begins an entry; a kind that is "key" or "tensor" goes into messages. */
+static int take_name(struct cursor *c, const char *kind) {
+    uint64_t at = c->at;
+    struct text name;
+    c->kind = kind;
+    c->name = (struct text){0};
+    if (take_str(c, MAX_NAME))
+        return -1;
+    name = text_at(c->part, at);
+    if (name.n == 0 || memchr(name.s, 0, name.n))
+        return fail(c, "name at byte %llu %s", (unsigned long long)at,
+                    name.n ? "has a NUL byte" : "is empty");
+    c->name = name;
+    return 0;
+}
+
+static int walk_array(struct cursor *c) {
+    uint64_t elem = 0, n = 0, skip;
+    if (take(c, 4, &elem) || take(c, 8, &n))
+        return -1;
+    if (elem == GGUF_ARR)
+        return fail(c, "arrays of arrays are not supported");
+    if (elem >= GGUF_TYPES)
+        return fail(c, "unknown element type %llu", (unsigned long long)elem);
+    if (n > MAX_ARR)
+        return fail(c, "array of %llu elements, limit %llu", (unsigned long long)n,
+                    (unsigned long long)MAX_ARR);
+    skip = n * (uint64_t)value_types[elem].bytes; /* at most 2^27 */
+    if (skip > left(c))
+        return fail(c, "array of %llu elements of %s, but the file has %llu bytes left",
+                    (unsigned long long)n, value_types[elem].name, (unsigned long long)left(c));
+    if (elem != GGUF_STR) {
+        c->at += skip;
+        return 0;
+    }
+    for (uint64_t i = 0; i < n; i++)
+        if (take_str(c, MAX_STR))
+            return -1;
+    return 0;
+}
+
+static int walk_kv(struct cursor *c) {
+    uint64_t type = 0, v;
+    if (take_name(c, "key") || take(c, 4, &type))
+        return -1;
+    if (type >= GGUF_TYPES)
+        return fail(c, "unknown value type %llu", (unsigned long long)type);
+    if (type == GGUF_ARR)
+        return walk_array(c);
+    if (type == GGUF_STR)
+        return take_str(c, MAX_STR);
+    return take(c, value_types[type].bytes, &v);
+}
+
+/* Bytes of a tensor, or an error naming what is wrong with its type or shape. */
+static int tensor_bytes(const struct cursor *c, uint64_t type, const uint64_t *dim, int n_dim,
+                        size_t *bytes) {
+    const struct tensor_type *t = type < N_TENSOR_TYPE ? &tensor_types[type] : NULL;
+    if (!t || !t->name)
+        return fail(c, "unknown type %llu (supported: %s)", (unsigned long long)type, SUPPORTED);
+    if (!t->bytes)
+        return fail(c, "type %s not supported (supported: %s)", t->name, SUPPORTED);
+    if (dim[0] % (uint64_t)t->block)
+        return fail(c, "rows of %llu elements are not a multiple of the %s block of %d",
+                    (unsigned long long)dim[0], t->name, t->block);
+    size_t n = (size_t)dim[0];
+    bool fits = true;
+    for (int i = 1; i < n_dim; i++)
+        fits = fits && size_mul(n, (size_t)dim[i], &n);
+    fits = fits && n <= INT64_MAX;
+    if (!fits || !size_mul(n / (size_t)t->block, (size_t)t->bytes, bytes))
+        return fail(c, "product of the dimensions overflows");
+    return 0;
+}
+
+/* A tensor info up to its end; sizes only, since where the data begins is known after the last
+ * one. */
+static int walk_tensor(struct cursor *c) {
+    uint64_t n_dim = 0, dim[MAX_DIMS] = {0}, type = 0, offset;
+    size_t bytes;
+    if (take_name(c, "tensor") || take(c, 4, &n_dim))
+        return -1;
+    if (n_dim < 1 || n_dim > MAX_DIMS)
+        return fail(c, "%llu dimensions, not 1..%d", (unsigned long long)n_dim, MAX_DIMS);
+    for (int i = 0; i < (int)n_dim; i++) {
+        if (take(c, 8, &dim[i]))
+            return -1;
+        if (dim[i] == 0 || dim[i] > INT64_MAX)
+            return fail(c, "dimension %d is %lld, must be positive", i, (long long)dim[i]);
+    }
+    if (take(c, 4, &type) || take(c, 8, &offset))
+        return -1;
+    return tensor_bytes(c, type, dim, (int)n_dim, &bytes);
+}
+
+/* --- Reading what has been walked: no checks needed. --- */
 
 struct info {
     struct text name;
@@ -282,6 +276,12 @@ static struct info info_at(const struct part *p, uint64_t at) {
     return f;
 }
 
+/* The same as info_at().offset, cheap enough to sort by. */
+static uint64_t offset_at(const struct part *p, uint64_t at) {
+    const uint8_t *q = p->data + at + 8 + gguf_load(p->data + at, 8);
+    return gguf_load(q + 4 + 8 * gguf_load(q, 4) + 4, 8);
+}
+
 static int text_cmp(struct text a, struct text b) {
     int d = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n);
     return d ? d : (a.n > b.n) - (a.n < b.n);
@@ -292,8 +292,7 @@ static int by_text(const void *a, const void *b, void *part) {
 }
 
 static int by_offset(const void *a, const void *b, void *part) {
-    uint64_t x = info_at(part, *(const uint64_t *)a).offset;
-    uint64_t y = info_at(part, *(const uint64_t *)b).offset;
+    uint64_t x = offset_at(part, *(const uint64_t *)a), y = offset_at(part, *(const uint64_t *)b);
     return (x > y) - (x < y);
 }
 
@@ -399,8 +398,7 @@ static int read_header(struct cursor *c, struct part *p) {
                        "%s: magic: not a GGUF file (starts with %02x %02x %02x %02x)", p->path,
                        p->data[0], p->data[1], p->data[2], p->data[3]);
     c->at = 4;
-    if (take(c, 4, "version", &version) || take(c, 8, "header", &p->n_tensor) ||
-        take(c, 8, "header", &p->n_kv))
+    if (take(c, 4, &version) || take(c, 8, &p->n_tensor) || take(c, 8, &p->n_kv))
         return -1;
     if (version && version % 65536 == 0)
         return err_set(c->err, E_FORMAT, "%s: version: big-endian GGUF is not supported", p->path);
@@ -470,7 +468,7 @@ static void part_free(struct part *p) {
 
 /* p->data, size and path are set; on failure the caller still calls part_free. */
 static int part_parse(struct part *p, struct err *err) {
-    struct cursor c = {p, 0, err};
+    struct cursor c = {.part = p, .kind = "header", .err = err};
     if (read_header(&c, p))
         return -1;
     /* The counts passed the room check: 8 bytes each for at least MIN_KV bytes of file. */

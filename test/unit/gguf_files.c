@@ -472,12 +472,13 @@ static void what_is_written_is_read_back(void **state) {
 static void the_writer_follows_the_format(void **state) {
     (void)state;
     struct image im = {.version = 3, .align = 32};
-    const char *words[] = {"a", "bc"};
+    const char *words[] = {"a\0", "bc"};
+    const size_t lens[] = {2, 2};
     uint16_t small = 513;
     float f[10] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
     kv_str(&im, "general.architecture", "llama");
     kv_int(&im, "x.small", U16, small);
-    put_text(kv_arr(&im, "x.words", STR, 2), "a", 1);
+    put_text(kv_arr(&im, "x.words", STR, 2), "a\0", 2);
     put_text(&im.kv, "bc", 2);
     tensor(&im, "w", 0, 5, 2);
     tensor(&im, "v", 0, 5, 2);
@@ -489,7 +490,7 @@ static void the_writer_follows_the_format(void **state) {
     const struct gguf_pair pairs[] = {
         {.key = "general.architecture", .type = GGUF_STR, .value = "llama"},
         {.key = "x.small", .type = GGUF_U16, .value = &small},
-        {.key = "x.words", GGUF_ARR, GGUF_STR, 2, words},
+        {.key = "x.words", GGUF_ARR, GGUF_STR, 2, words, lens},
     };
     struct tensor t[2] = {{.name = "w", .rank = 2, .shape = {2, 5}, .data = f, .bytes = 40},
                           {.name = "v", .rank = 2, .shape = {2, 5}, .data = f, .bytes = 40}};
