@@ -138,6 +138,7 @@ int cmd_eval(int argc, char **argv) {
     static const char usage[] =
         "usage: pumice eval ppl MODEL --text FILE      how well it predicts a text\n"
         "       pumice eval logits MODEL --ids 1,2,3   the logits, as a NumPy file\n"
+        "       pumice eval grads MODEL --ids FILE     the gradients of a batch\n"
         "\n`pumice eval ppl --help` lists the options.\n";
     struct err err = {0};
     const char *what = argc > 1 ? argv[1] : "";
@@ -145,9 +146,11 @@ int cmd_eval(int argc, char **argv) {
         eval_ppl(argc - 1, argv + 1, &err);
     else if (!strcmp(what, "logits"))
         eval_logits(argc - 1, argv + 1, &err);
+    else if (!strcmp(what, "grads"))
+        eval_grads(argc - 1, argv + 1, &err);
     else if (!strcmp(what, "--help") || !strcmp(what, "-h"))
         fputs(usage, stdout);
     else
-        err_set(&err, E_USAGE, "eval: '%s' is not ppl or logits", what);
+        err_set(&err, E_USAGE, "eval: '%s' is not ppl, logits or grads", what);
     return cmd_fail(&err);
 }

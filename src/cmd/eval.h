@@ -24,5 +24,6 @@ void pass_close(struct pass *p); /* accepts zeroed */
 int pass_run(struct pass *p, int pos, const int32_t *ids, int n, struct err *err);
 
 int eval_ppl(int argc, char **argv, struct err *err);
+int eval_grads(int argc, char **argv, struct err *err);
 
 #endif
