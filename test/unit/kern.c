@@ -10,6 +10,13 @@
 #include "num/quant.h"
 #include "testing.h"
 
+#ifdef __SANITIZE_ADDRESS__ /* then even reading a guard is an error */
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
 static const int sizes[] = {0,  1,  2,  3,  7,  8,   9,   15,  16,  17,  31,
                             32, 33, 63, 64, 65, 100, 127, 128, 129, 257, 1000};
 #define N_SIZES ((int)(sizeof sizes / sizeof *sizes))
@@ -33,11 +40,14 @@ static struct buf buf_new(size_t bytes, int shift) {
     assert_non_null(b.raw);
     memset(b.raw, 0xa5, bytes + (size_t)shift + 2 * GUARD);
     b.p = b.raw + GUARD + shift;
+    ASAN_POISON_MEMORY_REGION((char *)b.p - GUARD, GUARD);
+    ASAN_POISON_MEMORY_REGION((char *)b.p + bytes, GUARD);
     return b;
 }
 
 static void buf_check_and_free(struct buf *b) {
     unsigned char *p = b->p;
+    ASAN_UNPOISON_MEMORY_REGION(p - GUARD, b->bytes + 2 * GUARD);
     for (int i = 0; i < GUARD; i++) {
         assert_int_equal(p[-1 - i], 0xa5);
         assert_int_equal(p[b->bytes + (size_t)i], 0xa5);
