@@ -12,7 +12,7 @@
 #include "tok/impl.h"
 
 #define NO_RANK UINT32_MAX
-#define NONE UINT32_MAX
+#define NONE UINT32_MAX          /* a position */
 #define SHORT 40                 /* symbols up to which the quadratic scan wins */
 #define JUNCTION_BITS (1u << 18) /* a false hit only costs a cut */
 
@@ -123,7 +123,7 @@ struct node { /* an entry of a rank's list */
     uint32_t pos, next;
 };
 struct list {
-    uint32_t head, tail; /* nodes; head NONE = empty, and then the rank is not in the rank heap */
+    uint32_t head, tail; /* nodes; head 0 = empty, and then the rank is not in the rank heap */
 };
 
 struct queue {
@@ -131,7 +131,7 @@ struct queue {
     size_t cap;
     struct node *node;
     uint32_t n_node, cap_node;
-    uint32_t unused;   /* nodes taken from lists, chained for reuse: they are in cache */
+    uint32_t unused;   /* nodes taken from lists, chained for reuse: they are in cache; 0 = none */
     struct list *list; /* by rank */
     uint32_t *rank;    /* binary heap of the ranks with a list */
     size_t n_rank, cap_rank;
@@ -153,8 +153,6 @@ void queue_free(struct queue *q) {
 static struct queue *queue_new(const struct tok *t) {
     struct queue *q = mem_new(sizeof *q);
     q->list = mem_array(t->n_rank ? t->n_rank : 1, sizeof *q->list);
-    for (uint32_t r = 0; r < t->n_rank; r++)
-        q->list[r].head = NONE;
     return q;
 }
 
@@ -213,12 +211,12 @@ static void queue_pair(struct queue *q, const struct tok *t, const int32_t *sym,
         return;
     l->id = p->id;
     struct list *b = &q->list[p->rank];
-    if (b->head != NONE && q->node[b->tail].pos >= pos) {
+    if (b->head && q->node[b->tail].pos >= pos) {
         over_push(q, (uint64_t)p->rank << 32 | pos);
         return;
     }
     uint32_t at = q->unused;
-    if (at != NONE) {
+    if (at) {
         q->unused = q->node[at].next;
     } else {
         if (q->n_node == q->cap_node) {
@@ -227,8 +225,8 @@ static void queue_pair(struct queue *q, const struct tok *t, const int32_t *sym,
         }
         at = q->n_node++;
     }
-    q->node[at] = (struct node){pos, NONE};
-    if (b->head == NONE) {
+    q->node[at] = (struct node){pos, 0};
+    if (!b->head) {
         b->head = at;
         rank_push(q, p->rank);
     } else {
@@ -253,7 +251,7 @@ static bool queue_take(struct queue *q, uint32_t *rank, uint32_t *pos) {
         b->head = q->node[taken].next;
         q->node[taken].next = q->unused;
         q->unused = taken;
-        if (b->head == NONE)
+        if (!b->head)
             rank_pop(q);
     } else {
         return false;
@@ -272,12 +270,12 @@ static size_t queue_run(struct enc *e, int32_t *sym, size_t n) {
         q->cap = n;
         q->link = mem_resize(q->link, n, sizeof *q->link);
     }
-    if (q->cap_node < n) {
-        q->cap_node = (uint32_t)n;
-        q->node = mem_resize(q->node, n, sizeof *q->node);
+    if (q->cap_node <= n) {
+        q->cap_node = (uint32_t)n + 1;
+        q->node = mem_resize(q->node, n + 1, sizeof *q->node);
     }
-    q->n_node = 0;
-    q->unused = NONE;
+    q->n_node = 1;
+    q->unused = 0;
     for (uint32_t i = 0; i < n; i++)
         q->link[i] = (struct link){i ? i - 1 : NONE, i + 1 < n ? i + 1 : NONE, NO_RANK, -1};
     for (uint32_t i = 0; i + 1 < n; i++)

@@ -57,6 +57,9 @@ const char *tok_piece(const struct tok *t, int32_t id, size_t *len) {
 
 /* ---- encode ---- */
 
+/* Positions in normalised text, which norm_run bounds by 16 times this and a little, are 32-bit. */
+#define MAX_TEXT ((size_t)1 << 27)
+
 /* Text between two special tokens: normalised, then cut at the added tokens of normalised text. */
 static int segment(struct enc *e, const char *text, size_t n, bool special) {
     const struct matcher *m = &e->t->norm_match[special];
@@ -82,8 +85,8 @@ int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_speci
     const struct added *a;
     size_t was = out->n, at = 0, lo, hi;
     int rc = 0;
-    if (n > UINT32_MAX / 4)
-        return err_set(err, E_FORMAT, "text of %zu bytes is longer than %u", n, UINT32_MAX / 4);
+    if (n > MAX_TEXT)
+        return err_set(err, E_FORMAT, "text: %zu bytes, more than %zu", n, MAX_TEXT);
     while (rc == 0 && (a = matcher_find(&t->raw_match[parse_special], text, n, at, &lo, &hi))) {
         rc = segment(&e, text + at, lo - at, parse_special);
         ids_add(out, a->id);
@@ -257,6 +260,14 @@ static int check_special(struct tok *t, const char *key, int id, int *out, struc
     return 0;
 }
 
+/* Where the file has no token types, BOS and EOS must still not come from text. */
+static int mark_control(struct tok *t, int id, struct err *err) {
+    if (id < 0 || t->piece[id].added)
+        return 0;
+    struct added a = {.text = t->piece[id].stored, .len = t->piece[id].stored_len, .special = true};
+    return vocab_add_token(t, &a, id, err);
+}
+
 static int check_scores(const struct tok_spec *s, struct err *err) {
     if (!s->score)
         return err_set(err, E_FORMAT, "%s: tokenizer.ggml.scores: missing", s->path);
@@ -279,6 +290,8 @@ struct tok *tok_new(const struct tok_spec *s, struct err *err) {
         check_special(t, "tokenizer.ggml.bos_token_id", s->bos, &t->bos, err) ||
         check_special(t, "tokenizer.ggml.eos_token_id", s->eos, &t->eos, err) ||
         check_special(t, "tokenizer.ggml.unknown_token_id", s->unk, &t->unk, err))
+        goto fail;
+    if (!s->type && (mark_control(t, t->bos, err) || mark_control(t, t->eos, err)))
         goto fail;
     if (t->bytes) {
         if (set_pre(t, s->pre, err) || add_merges(t, s, err))
