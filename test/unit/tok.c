@@ -704,10 +704,8 @@ static struct tok *byte_fallback_tok(bool squeeze) {
     static int32_t type[262];
     struct err e = {0};
     struct tok_spec s = base_spec("llama");
-    const char *more[] = {"\xe2\x96\x81", "a",
-                          "\xe2\x96\x81"
-                          "a",
-                          "\xe2\x96\x81\xe2\x96\x81", "\xc3\xa9"};
+    const char *more[] = {"\xe2\x96\x81", "a", "\xe2\x96\x81\x61", "\xe2\x96\x81\xe2\x96\x81",
+                          "\xc3\xa9"};
     snprintf(text[0], 8, "<unk>");
     for (int i = 0; i < 256; i++)
         snprintf(text[i + 1], 8, "<0x%02X>", (unsigned)i);
