@@ -58,7 +58,7 @@ static char verdict(const struct buf *b, struct err *err) {
 /* The step refuses the bytes with E_FORMAT and a message that names the file and has each of the
  * words (NULL ends the list), in 50 ms and with less than 1 MiB and twice the
  * file beyond what was used before. */
-static void refused(const struct buf *b, char step, ...) {
+static void refused(const struct buf *b, int step, ...) {
     struct err err = {0};
     long peak = peak_kib();
     int64_t start = cpu_us();
