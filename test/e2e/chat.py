@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import time
 
-from harness import BIN, claim, data, environment, main, pumice, refuses, tmp
+from harness import BIN, claim, data, environment, main, one_processor, pumice, refuses, tmp
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 PROMPT = "Once upon a time"
@@ -39,10 +40,11 @@ class Terminal:
         self.seen = ""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            one_processor()
             full = environment(TERM="xterm", COLUMNS="100", LINES="40", NO_COLOR=None, **env)
             os.execve(BIN, [BIN, "chat", *map(str, args)], full)
 
-    def until(self, text, timeout=10):
+    def until(self, text, timeout=20):
         """Reads until `text` appears (escape codes removed); returns what came before and forgets it."""
         end = time.monotonic() + timeout
         while text not in ESCAPES.sub("", self.seen):
@@ -66,7 +68,7 @@ class Terminal:
     def say(self, text):
         self.send(text + "\r")
 
-    def end(self, timeout=10):
+    def end(self, timeout=20):
         """Waits for the exit status, draining output."""
         end = time.monotonic() + timeout
         while True:
@@ -225,6 +227,7 @@ def a_full_context_drops_the_oldest_turns_and_says_so():
     assert all(j["usage"]["completion_tokens"] == 12 for j in js)
     r = chat("word " * 300, PROMPT, "history", flags=["-c", "128"], status=2)
     assert "the context holds 128" in r.err and r.out.count("user: ") == 1, (r.err, r.out)
+    assert chat("word " * 300, "history", flags=["-c", "128"], status=2).out == "(nothing yet)\n"
 
 
 @claim
@@ -237,13 +240,43 @@ def one_message_is_answered_and_the_program_ends():
     assert chat(PROMPT, flags=["--interactive"]).out == r.out
 
 
+def copy_of(*parts):
+    """A copy of a model that can be changed."""
+    folder = tmp("copy-" + "-".join(parts))
+    if os.path.exists(folder):
+        shutil.rmtree(folder)
+    shutil.copytree(data(*parts), folder, ignore=shutil.ignore_patterns("ref"))
+    os.chmod(folder, 0o755)
+    for name in os.listdir(folder):
+        os.chmod(os.path.join(folder, name), 0o644)
+    return folder
+
+
+@claim
+def the_formats_end_of_turn_ends_an_answer():
+    folder = copy_of("reference", "qwen2")
+    path = os.path.join(folder, "tokenizer.json")
+    with open(path, encoding="utf-8") as f:
+        t = json.load(f)
+    vocab = t["model"]["vocab"]
+    last = next(k for k, v in vocab.items() if v == 510)  # its place goes to the end of a turn
+    del vocab[last]
+    t["model"]["merges"] = [m for m in t["model"]["merges"]
+                            if "".join(m.split(" ") if isinstance(m, str) else m) != last]
+    t["added_tokens"].append({**t["added_tokens"][0], "id": 510, "content": "<|im_end|>"})
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(t, f)
+    flags = ["--message", "hi", "--temp", 0, "-n", 5, "--logit-bias", "510+1000", "--json"]
+    j = pumice("chat", folder, "--chat-template", "chatml", *flags).json
+    assert j["finish_reason"] == "stop" and j["usage"]["completion_tokens"] == 0 and j["content"] == "", j
+    j = pumice("chat", folder, "--chat-template", "none", *flags).json
+    assert j["finish_reason"] == "length" and j["usage"]["completion_tokens"] == 5, j
+
+
 @claim
 def the_models_own_template_is_used():
-    folder = tmp("chatml-model")
-    shutil.copytree(data("reference", "qwen2"), folder, ignore=shutil.ignore_patterns("ref"))
+    folder = copy_of("reference", "qwen2")
     path = os.path.join(folder, "tokenizer_config.json")
-    os.chmod(folder, 0o755)
-    os.chmod(path, 0o644)
     with open(path, encoding="utf-8") as f:
         config = json.load(f)
     config["chat_template"] = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
@@ -263,11 +296,18 @@ def the_models_own_template_is_used():
 
 
 @claim
-def invalid_utf8_in_a_line_is_replaced():
-    p = subprocess.run([BIN, "chat", model(), "--temp", "0", "-n", "4"], input=b"a\xff b\nhistory\n", capture_output=True,
-                       env=environment(), timeout=30)
-    assert p.returncode == 0 and "user: a\ufffd b\n" in p.stdout.decode(), p
-    assert b"not valid UTF-8" in p.stderr
+def invalid_utf8_in_a_line_is_replaced_as_unicode_says():
+    rng = random.Random(1)
+    lines = [b"a\xff b", b"a\xe2\x82", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf0\x80\x80\x80", b"\xf4\x90\x80\x80",
+             b"\xc0\xaf", b"\xf0\x9f\x99", b"\xc3(", "fine \u00e9\U0001f642".encode()]
+    pool = [0x41, 0x80, 0x90, 0xa0, 0xbf, 0xc3, 0xe0, 0xe2, 0xed, 0xf0, 0xf4, 0xf5]
+    lines += [b"x" + bytes(rng.choice(pool) for _ in range(12)) for _ in range(100)]
+    p = subprocess.run([BIN, "chat", model(), "-n", "0", "-c", "60000"], input=b"\n".join(lines) + b"\nhistory\n",
+                       capture_output=True, env=environment(), timeout=30)
+    assert p.returncode == 0, p
+    told = [t[len("user: "):] for t in p.stdout.decode("utf-8").split("\n") if t.startswith("user: ")]
+    assert told == [t.decode("utf-8", "replace") for t in lines], told
+    assert p.stderr.count(b"not valid UTF-8") >= 9
 
 
 # -- on a terminal --------------------------------------------------------------------------------------------------
@@ -338,6 +378,17 @@ def ctrl_d_leaves():
     t = Terminal(model())
     t.until(">>> ")
     t.send("\x04")
+    assert t.end() == 0
+
+
+@claim
+def ctrl_d_typed_during_an_answer_leaves_after_it():
+    t = Terminal(model(), "--ignore-eos", "-n", 4000, "-c", 6000)
+    t.until(">>> ")
+    t.say(PROMPT)
+    t.until("there")
+    t.send("\x04")
+    t.until("[4000 tokens")
     assert t.end() == 0
 
 
