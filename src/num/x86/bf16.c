@@ -37,7 +37,7 @@ INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
     UNROLL for (int a = 0; a < mt * nt; a++) acc[a] = v_set(0);
     int l = 0;
     for (; l + STEP <= g->k; l += STEP) {
-        if (mt == 1) {
+        if (i == 0) { /* with the first tokens, fetch the rows that come next */
             UNROLL for (int b = 0; b < nt; b++)
                 tile_prefetch(w[b], g->ldw, nt, 2 * (size_t)l, 2 * STEP);
         }

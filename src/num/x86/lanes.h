@@ -271,7 +271,7 @@ INLINE void tile(const struct gemm *g, enum dtype t, int mt, int nt, int i, int 
     size_t size = t == DT_F32 ? 4 : 2;
     int l = 0;
     for (; l + 2 * W <= g->k; l += 2 * W) {
-        if (mt == 1) {
+        if (i == 0) { /* with the first tokens, fetch the rows that come next */
             UNROLL for (int b = 0; b < nt; b++)
                 tile_prefetch(w[b], g->ldw, nt, (size_t)l * size, 2 * W * size);
         }

@@ -157,9 +157,12 @@ INLINE void transpose(const __m512i *v, __m512i *out) {
 }
 
 INLINE void pack(enum dtype t, const struct rows *rows, int b0, int nb, struct panel *p) {
+    size_t bytes = ROWS * slice_block_bytes(t) / (slice_is_super(t) ? 8 : 1);
     slice_scales(t, rows, ROWS, b0, nb, p->d, p->m);
     for (int b = 0; b < nb; b++) {
         __m512i v[8], lo[4], hi[4];
+        tile_prefetch((const char *)rows->p, rows->ld, GROUPS * ROWS, bytes * (size_t)(b0 + b),
+                      bytes);
         load_rows(t, rows, b0 + b, v);
         transpose(v, lo);
         transpose(v + 4, hi);
