@@ -47,6 +47,10 @@ struct prompt {
     struct err *err;
     struct buf text;
     bool trim_next; /* the last control token swallows white space after it */
+
+    bool train;      /* ids that the assistant does not write become ~id; no turn is opened at the end */
+    bool writing;    /* the assistant writes what comes next */
+    struct ids turn; /* where in text that changes, in bytes */
 };
 
 static size_t skip_space(const char *s, size_t n) {
@@ -70,11 +74,55 @@ static size_t drop_space(const char *s, size_t n) {
     return n;
 }
 
+/* The assistant takes or leaves the pen at this point of the conversation. */
+static void writes(struct prompt *p, bool assistant) {
+    if (!p->train || p->writing == assistant)
+        return;
+    ids_add(&p->turn, (int32_t)p->text.len);
+    p->writing = assistant;
+}
+
+/* How many of id[0..n), marked or not, the text up to byte `cut` gives when encoded alone: there a prompt
+ * would end. */
+static int64_t ids_before(struct prompt *p, const char *text, size_t cut, const int32_t *id,
+                          size_t n) {
+    struct ids part = {0};
+    size_t same = 0;
+    int rc = tok_encode(p->t, text, cut, false, &part, p->err);
+    while (same < part.n && same < n &&
+           part.id[same] == (id[same] < 0 ? ~id[same] : id[same]))
+        same++;
+    ids_free(&part);
+    return rc ? -1 : (int64_t)same;
+}
+
+/* Marks the ids from `from` on, which text[0..n) became, and forgets the turns.  skip: bytes that were
+ * dropped in front of text. */
+static int attribute(struct prompt *p, const char *text, size_t n, size_t skip, size_t from) {
+    bool assistant = p->writing ^ (p->turn.n % 2);
+    int32_t *id = p->out->id + from;
+    int64_t n_id = (int64_t)(p->out->n - from), at = 0;
+    for (size_t i = 0; i <= p->turn.n; i++) {
+        size_t cut = i < p->turn.n ? (size_t)p->turn.id[i] : n + skip;
+        cut = cut > skip ? cut - skip : 0;
+        int64_t until = cut < n ? ids_before(p, text, cut, id, (size_t)n_id) : n_id;
+        if (until < 0)
+            return -1;
+        for (; at < until; at++)
+            id[at] = assistant ? id[at] : ~id[at];
+        assistant = !assistant;
+    }
+    p->turn.n = 0;
+    return 0;
+}
+
 static int flush(struct prompt *p) {
-    size_t skip = p->trim_next ? skip_space(p->text.data, p->text.len) : 0;
-    int rc = p->text.len > skip
-                 ? tok_encode(p->t, p->text.data + skip, p->text.len - skip, false, p->out, p->err)
-                 : 0;
+    size_t skip = p->trim_next ? skip_space(p->text.data, p->text.len) : 0, from = p->out->n;
+    const char *text = p->text.data + skip;
+    size_t n = p->text.len - skip;
+    int rc = n ? tok_encode(p->t, text, n, false, p->out, p->err) : 0;
+    if (p->train && !rc)
+        rc = attribute(p, text, n, skip, from);
     p->text.len = 0;
     p->trim_next = false;
     return rc;
@@ -95,7 +143,7 @@ static int control(struct prompt *p, int32_t id) {
         p->text.len = drop_space(p->text.data, p->text.len);
     if (flush(p))
         return -1;
-    ids_add(p->out, id);
+    ids_add(p->out, p->train && !p->writing ? ~id : id);
     p->trim_next = a && a->rstrip;
     return 0;
 }
@@ -137,11 +185,15 @@ static int chatml(struct prompt *p, const struct chat_msg *m, int n) {
             return -1;
         put(p, m[i].role);
         put(p, "\n");
+        writes(p, is_role(&m[i], "assistant"));
         put(p, m[i].text);
         if (mark(p, "<|im_end|>"))
             return -1;
+        writes(p, false);
         put(p, "\n");
     }
+    if (p->train)
+        return 0;
     if (mark(p, "<|im_start|>"))
         return -1;
     put(p, "assistant\n");
@@ -164,11 +216,13 @@ static int llama3(struct prompt *p, const struct chat_msg *m, int n) {
     for (int i = 0; i < n; i++) {
         if (llama3_header(p, m[i].role))
             return -1;
+        writes(p, is_role(&m[i], "assistant"));
         put_trimmed(p, m[i].text);
         if (mark(p, "<|eot_id|>"))
             return -1;
+        writes(p, false);
     }
-    return llama3_header(p, "assistant");
+    return p->train ? 0 : llama3_header(p, "assistant");
 }
 
 /* The system message goes into the first user turn; BOS in front of each user turn. */
@@ -193,11 +247,13 @@ static int llama2(struct prompt *p, const struct chat_msg *m, int n) {
             put(p, " [/INST]");
             system = NULL;
         } else {
+            writes(p, true);
             put(p, " ");
             put_trimmed(p, m[i].text);
             put(p, " ");
             if (eos(p))
                 return -1;
+            writes(p, false);
         }
     }
     return 0;
@@ -250,6 +306,7 @@ static int mistral_user(struct prompt *p, const struct mistral_style *st, const 
 }
 
 static int mistral_answer(struct prompt *p, const struct mistral_style *st, const char *text) {
+    writes(p, true);
     put(p, st->answer ? " " : "");
     if (st->answer_trim)
         put_trimmed(p, text);
@@ -257,6 +314,7 @@ static int mistral_answer(struct prompt *p, const struct mistral_style *st, cons
         put(p, text);
     if (eos(p))
         return -1;
+    writes(p, false);
     put(p, st->eos_space ? " " : "");
     return 0;
 }
@@ -284,13 +342,15 @@ static int mistral(struct prompt *p, const struct chat_msg *m, int n) {
 /* Phi-2: plain words, no tokens. */
 static int phi2(struct prompt *p, const struct chat_msg *m, int n) {
     for (int i = 0; i < n; i++) {
-        put(p, is_role(&m[i], "user")        ? "Instruct: "
-               : is_role(&m[i], "assistant") ? "Output: "
-                                             : "");
+        bool answer = is_role(&m[i], "assistant");
+        put(p, is_role(&m[i], "user") ? "Instruct: " : answer ? "Output:" : "");
+        writes(p, answer);
+        put(p, answer ? " " : "");
         put(p, m[i].text);
         put(p, "\n");
+        writes(p, false);
     }
-    put(p, "Output:");
+    put(p, p->train ? "" : "Output:");
     return 0;
 }
 
@@ -315,11 +375,15 @@ static int phi(struct prompt *p, const struct chat_msg *m, int n) {
         if (mark(p, role_marker(&m[i])))
             return -1;
         put(p, newline);
+        writes(p, is_role(&m[i], "assistant"));
         put(p, m[i].text);
         if (mark(p, "<|end|>"))
             return -1;
+        writes(p, false);
         put(p, newline);
     }
+    if (p->train)
+        return 0;
     if (mark(p, "<|assistant|>"))
         return -1;
     put(p, newline);
@@ -333,11 +397,15 @@ static int zephyr(struct prompt *p, const struct chat_msg *m, int n) {
         if (mark(p, role_marker(&m[i])))
             return -1;
         put(p, "\n");
+        writes(p, is_role(&m[i], "assistant"));
         put(p, m[i].text);
         if (eos(p))
             return -1;
+        writes(p, false);
         put(p, "\n");
     }
+    if (p->train)
+        return 0;
     if (mark(p, "<|assistant|>"))
         return -1;
     put(p, "\n");
@@ -348,31 +416,44 @@ static int plain(struct prompt *p, const struct chat_msg *m, int n) {
     if (tok_adds_bos(p->t) && bos(p))
         return -1;
     for (int i = 0; i < n; i++) {
+        writes(p, is_role(&m[i], "assistant"));
         put(p, i ? "\n" : "");
         put(p, m[i].text);
+        writes(p, false);
     }
     return 0;
 }
 
-int chat_encode(enum chat_format f, const struct tok *t, const struct chat_msg *msg, int n,
-                struct ids *out, struct err *err) {
+static int encode(struct prompt *p, enum chat_format f, const struct chat_msg *msg, int n) {
     static int (*const family[])(struct prompt *, const struct chat_msg *, int) = {
         plain, chatml, llama2, llama3, mistral, phi, zephyr}; /* ORDER: enum chat_format */
-    struct prompt p = {.t = t, .out = out, .err = err};
-    size_t was = out->n;
+    size_t was = p->out->n;
     for (int i = 0; i < n; i++)
         if (!is_role(&msg[i], "system") && !is_role(&msg[i], "user") &&
             !is_role(&msg[i], "assistant"))
-            return err_set(err, E_FORMAT,
+            return err_set(p->err, E_FORMAT,
                            "message %d: role '%.40s' is not system, user or assistant", i,
                            msg[i].role);
-    int rc = family[f](&p, msg, n);
+    int rc = family[f](p, msg, n);
     if (rc == 0)
-        rc = flush(&p);
+        rc = flush(p);
     if (rc)
-        out->n = was;
-    buf_free(&p.text);
+        p->out->n = was;
+    buf_free(&p->text);
+    ids_free(&p->turn);
     return rc;
+}
+
+int chat_encode(enum chat_format f, const struct tok *t, const struct chat_msg *msg, int n,
+                struct ids *out, struct err *err) {
+    struct prompt p = {.t = t, .out = out, .err = err};
+    return encode(&p, f, msg, n);
+}
+
+int chat_encode_answers(enum chat_format f, const struct tok *t, const struct chat_msg *msg, int n,
+                        struct ids *out, struct err *err) {
+    struct prompt p = {.t = t, .out = out, .err = err, .train = true};
+    return encode(&p, f, msg, n);
 }
 
 int chat_stops(enum chat_format f, const struct tok *t, int32_t *out, int max) {

@@ -24,6 +24,12 @@ const char *chat_name(enum chat_format f);     /* "none" for CHAT_NONE */
 int chat_encode(enum chat_format f, const struct tok *t, const struct chat_msg *msg, int n, struct ids *out,
                 struct err *err);
 
+/* The conversation to train on: the ids of chat_encode, but ended by the last message.  Those that the
+ * assistant has to write (its texts, and the markers that end its turns) are as they are, all others
+ * stand as ~id. */
+int chat_encode_answers(enum chat_format f, const struct tok *t, const struct chat_msg *msg, int n,
+                        struct ids *out, struct err *err);
+
 /* Ids that end an assistant's turn in this family (besides the model's EOS); at most max, returns the count. */
 int chat_stops(enum chat_format f, const struct tok *t, int32_t *out, int max);
 

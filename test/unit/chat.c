@@ -253,6 +253,51 @@ static void unknown_roles_are_refused(void **state) {
     tok_free(t);
 }
 
+/* What the assistant writes of `talk` when trained on: its ids decoded, and the whole's. */
+static void answers_alone_are_to_be_learnt(void **state) {
+    (void)state;
+    static const struct {
+        enum chat_format format;
+        const char *const *control;
+        const char *template, *wrote;
+    } row[] = {
+        {CHAT_CHATML, im, CHATML, " Hello! <|im_end|>Yes<|im_end|>"},
+        {CHAT_LLAMA2, none, LLAMA2, " Hello! </s> Yes </s>"},
+        {CHAT_LLAMA3, headers, LLAMA3, "Hello!<|eot_id|>Yes<|eot_id|>"},
+        {CHAT_MISTRAL, inst, MISTRAL3, " Hello!</s> Yes</s>"},
+        {CHAT_PHI, ends, PHI3, " Hello! <|end|>Yes<|end|>"},
+        {CHAT_PHI, none, NULL, "  Hello! \n Yes\n"},
+        {CHAT_ZEPHYR, ends, NULL, " Hello! </s>Yes</s>"},
+        {CHAT_CHATML, none, NULL, " Hello! <|im_end|>Yes<|im_end|>"}, /* markers that are plain text */
+        {CHAT_NONE, none, NULL, "\n Hello! \nYes"},
+    };
+    struct chat_msg msg[5] = {talk[0], talk[1], talk[2], talk[3], {"assistant", "Yes"}};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        struct tok *t = make(row[i].control, row[i].template);
+        int skip = row[i].format == CHAT_MISTRAL; /* its template has no system message at the front */
+        struct err e = {0};
+        struct ids v = {0}, prompt = {0}, wrote = {0};
+        struct buf text = {0};
+        assert_ok(chat_encode_answers(row[i].format, t, msg + skip, 5 - skip, &v, &e), e);
+        for (size_t k = 0; k < v.n; k++)
+            if (v.id[k] >= 0)
+                ids_add(&wrote, v.id[k]);
+        assert_ok(tok_decode(t, wrote.id, wrote.n, true, &text, &e), e);
+        assert_string_equal(buf_str(&text), row[i].wrote);
+        /* The last answer begins where the prompt for it ends. */
+        assert_ok(chat_encode(row[i].format, t, msg + skip, 4 - skip, &prompt, &e), e);
+        assert_true(prompt.n < v.n);
+        for (size_t k = 0; k < prompt.n; k++)
+            assert_int_equal(v.id[k] < 0 ? ~v.id[k] : v.id[k], prompt.id[k]);
+        assert_true(v.id[prompt.n] >= 0 && v.id[prompt.n - 1] < 0);
+        ids_free(&v);
+        ids_free(&prompt);
+        ids_free(&wrote);
+        buf_free(&text);
+        tok_free(t);
+    }
+}
+
 static void stops_are_the_ends_of_a_turn(void **state) {
     (void)state;
     int32_t id[4];
@@ -275,6 +320,7 @@ int main(void) {
         cmocka_unit_test(families_are_told_by_their_templates_and_names),
         cmocka_unit_test(unknown_roles_are_refused),
         cmocka_unit_test(stops_are_the_ends_of_a_turn),
+        cmocka_unit_test(answers_alone_are_to_be_learnt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
