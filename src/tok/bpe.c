@@ -4,7 +4,8 @@
  *   - a word that is itself a piece, and was seen to encode as that piece, is one look-up (tok.whole);
  *   - a word is cut where no merge joins the two symbols (tok.junction), so most stretches are short;
  *   - short stretches scan an array; long ones use queue_run, a queue of ranks with one list of positions
- *     each.  A list is kept ascending; what would break its order goes to one overflow heap. */
+ *     each, kept ascending and written as progressions, so that runs cost little;
+ *     what would break the order goes to one overflow heap. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,6 @@
 #include "tok/impl.h"
 
 #define NO_RANK UINT32_MAX
-#define NONE UINT32_MAX          /* a position */
 #define SHORT 40                 /* symbols up to which the quadratic scan wins */
 #define JUNCTION_BITS (1u << 18) /* a false hit only costs a cut */
 
@@ -114,21 +114,24 @@ static size_t scan_run(const struct tok *t, int32_t *sym, size_t n) {
 
 /* ---- long stretches ---- */
 
-struct link {            /* one symbol of the stretch */
-    uint32_t prev, next; /* positions, NONE at the ends */
+/* A symbol covers `span` positions; the span stands at its first and at its last, so that both
+ * neighbours are found.  The rest stands at its first. */
+struct link {
+    uint32_t span;
     uint32_t rank; /* of the pair (this, next), NO_RANK if it has no merge or the symbol is gone */
     int32_t id;    /* what that merge makes */
 };
-struct node { /* an entry of a rank's list */
-    uint32_t pos, next;
+struct node { /* positions of a rank's list: pos, pos + step, ..., count of them */
+    uint32_t pos, step, count, next;
 };
 struct list {
     uint32_t head, tail; /* nodes; head 0 = empty, and then the rank is not in the rank heap */
 };
 
 struct queue {
-    struct link *link;
+    struct link *link; /* n positions */
     size_t cap;
+    uint32_t n;
     struct node *node;
     uint32_t n_node, cap_node;
     uint32_t unused;   /* nodes taken from lists, chained for reuse: they are in cache; 0 = none */
@@ -137,6 +140,9 @@ struct queue {
     size_t n_rank, cap_rank;
     uint64_t *over; /* binary heap of rank << 32 | position */
     size_t n_over, cap_over;
+    /* the last look-up of queue_pair: most of a run of equal symbols asks the same again */
+    int32_t left, right;
+    const struct pair *found;
 };
 
 void queue_free(struct queue *q) {
@@ -152,6 +158,7 @@ void queue_free(struct queue *q) {
 
 static struct queue *queue_new(const struct tok *t) {
     struct queue *q = mem_new(sizeof *q);
+    q->left = -1;
     q->list = mem_array(t->n_rank ? t->n_rank : 1, sizeof *q->list);
     return q;
 }
@@ -202,37 +209,62 @@ static void over_pop(struct queue *q) {
     q->over[i] = last;
 }
 
-/* Looks up the pair that starts at pos and queues it. */
-static void queue_pair(struct queue *q, const struct tok *t, const int32_t *sym, uint32_t pos) {
-    struct link *l = &q->link[pos];
-    const struct pair *p = l->next == NONE ? NULL : pair_find(t, sym[pos], sym[l->next]);
-    l->rank = p ? p->rank : NO_RANK;
-    if (!p)
-        return;
-    l->id = p->id;
-    struct list *b = &q->list[p->rank];
-    if (b->head && q->node[b->tail].pos >= pos) {
-        over_push(q, (uint64_t)p->rank << 32 | pos);
-        return;
-    }
+static uint32_t node_new(struct queue *q, uint32_t pos) {
     uint32_t at = q->unused;
     if (at) {
         q->unused = q->node[at].next;
     } else {
-        if (q->n_node == q->cap_node) {
-            q->cap_node *= 2;
+        if (q->n_node >= q->cap_node) {
+            q->cap_node = q->cap_node ? q->cap_node * 2 : 256;
             q->node = mem_resize(q->node, q->cap_node, sizeof *q->node);
         }
         at = q->n_node++;
     }
-    q->node[at] = (struct node){pos, 0};
+    q->node[at] = (struct node){pos, 0, 1, 0};
+    return at;
+}
+
+/* Appends pos to the list of its rank; false = it would not be the last in order. */
+static bool list_add(struct queue *q, struct list *b, uint32_t rank, uint32_t pos) {
     if (!b->head) {
-        b->head = at;
-        rank_push(q, p->rank);
-    } else {
-        q->node[b->tail].next = at;
+        b->head = b->tail = node_new(q, pos);
+        rank_push(q, rank);
+        return true;
     }
+    struct node *tail = &q->node[b->tail];
+    uint32_t last = tail->pos + tail->step * (tail->count - 1);
+    if (pos <= last)
+        return false;
+    if (tail->count == 1 || pos == last + tail->step) {
+        tail->step = pos - last;
+        tail->count++;
+        return true;
+    }
+    uint32_t at = node_new(q, pos); /* may move the nodes */
+    q->node[b->tail].next = at;
     b->tail = at;
+    return true;
+}
+
+/* Looks up the pair that starts at pos and queues it. */
+static void queue_pair(struct queue *q, const struct tok *t, const int32_t *sym, uint32_t pos) {
+    struct link *l = &q->link[pos];
+    uint32_t next = pos + l->span;
+    l->rank = NO_RANK;
+    if (next == q->n)
+        return;
+    if (sym[pos] != q->left || sym[next] != q->right) {
+        q->left = sym[pos];
+        q->right = sym[next];
+        q->found = pair_find(t, q->left, q->right);
+    }
+    const struct pair *p = q->found;
+    if (!p)
+        return;
+    l->rank = p->rank;
+    l->id = p->id;
+    if (!list_add(q, &q->list[p->rank], p->rank, pos))
+        over_push(q, (uint64_t)p->rank << 32 | pos);
 }
 
 /* Takes the queued pair of lowest (rank, position); false = none left. */
@@ -247,18 +279,34 @@ static bool queue_take(struct queue *q, uint32_t *rank, uint32_t *pos) {
         key = q->over[0];
         over_pop(q);
     } else if (b) {
-        uint32_t taken = b->head;
-        b->head = q->node[taken].next;
-        q->node[taken].next = q->unused;
-        q->unused = taken;
-        if (!b->head)
-            rank_pop(q);
+        struct node *head = &q->node[b->head];
+        head->pos += head->step;
+        if (--head->count == 0) {
+            uint32_t taken = b->head;
+            b->head = head->next;
+            head->next = q->unused;
+            q->unused = taken;
+            if (!b->head)
+                rank_pop(q);
+        }
     } else {
         return false;
     }
     *rank = (uint32_t)(key >> 32);
     *pos = (uint32_t)key;
     return true;
+}
+
+/* Merges the pair that starts at pos. */
+static void queue_merge(struct queue *q, const struct tok *t, int32_t *sym, uint32_t pos) {
+    struct link *l = &q->link[pos], *gone = l + l->span;
+    sym[pos] = l->id;
+    gone->rank = NO_RANK;
+    l->span += gone->span;
+    l[l->span - 1].span = l->span;
+    queue_pair(q, t, sym, pos);
+    if (pos)
+        queue_pair(q, t, sym, pos - q->link[pos - 1].span);
 }
 
 static size_t queue_run(struct enc *e, int32_t *sym, size_t n) {
@@ -270,32 +318,18 @@ static size_t queue_run(struct enc *e, int32_t *sym, size_t n) {
         q->cap = n;
         q->link = mem_resize(q->link, n, sizeof *q->link);
     }
-    if (q->cap_node <= n) {
-        q->cap_node = (uint32_t)n + 1;
-        q->node = mem_resize(q->node, n + 1, sizeof *q->node);
-    }
+    q->n = (uint32_t)n;
     q->n_node = 1;
     q->unused = 0;
     for (uint32_t i = 0; i < n; i++)
-        q->link[i] = (struct link){i ? i - 1 : NONE, i + 1 < n ? i + 1 : NONE, NO_RANK, -1};
-    for (uint32_t i = 0; i + 1 < n; i++)
+        q->link[i].span = 1;
+    for (uint32_t i = 0; i < n; i++)
         queue_pair(q, t, sym, i);
-    for (uint32_t rank, pos; queue_take(q, &rank, &pos);) {
-        struct link *l = &q->link[pos];
-        if (l->rank != rank)
-            continue; /* one of its symbols has been merged since */
-        struct link *gone = &q->link[l->next];
-        sym[pos] = l->id;
-        gone->rank = NO_RANK;
-        l->next = gone->next;
-        if (l->next != NONE)
-            q->link[l->next].prev = pos;
-        queue_pair(q, t, sym, pos);
-        if (l->prev != NONE)
-            queue_pair(q, t, sym, l->prev);
-    }
+    for (uint32_t rank, pos; queue_take(q, &rank, &pos);)
+        if (q->link[pos].rank == rank) /* else one of its symbols has been merged since */
+            queue_merge(q, t, sym, pos);
     size_t out = 0;
-    for (uint32_t i = 0; i != NONE; i = q->link[i].next)
+    for (uint32_t i = 0; i < n; i += q->link[i].span)
         sym[out++] = sym[i]; /* out <= i: positions only grow */
     return out;
 }

@@ -1,6 +1,7 @@
 /* tok.h - text to token ids and back.
  * Byte-level BPE (GPT-2, Llama-3, Qwen2, ...), and SentencePiece BPE with byte fallback (Llama-2, Mistral).
- * A struct tok is immutable after loading and may be used from several threads. */
+ * A struct tok does not change after loading and may be used from several threads: an encode call owns its
+ * scratch, and what calls learn about the vocabulary is kept in atomic bytes that all compute alike. */
 #ifndef TOK_TOK_H
 #define TOK_TOK_H
 
@@ -49,19 +50,22 @@ int32_t tok_find(const struct tok *t, const char *piece);      /* id of an added
 const char *tok_piece(const struct tok *t, int32_t id, size_t *len);
 
 /* Appends the ids of text[0..n).  Special tokens inside the text are parsed only with parse_special
- * (never for what a user typed).  Invalid UTF-8 is encoded byte by byte or as U+FFFD, as the reference
- * does, never rejected.  O(n log n).  E_FORMAT if a pattern hits its match limit. */
+ * (never for what a user typed); added tokens that are not special always are, unless they look like a
+ * marker, <...> or [...].  No BOS is added.  Invalid UTF-8 is encoded byte by byte (byte-level) or as U+FFFD
+ * (SentencePiece), never rejected.  O(n log n).  E_FORMAT, with out as it was, if a pattern hits its match
+ * limit or n is beyond 128 MiB. */
 int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_special, struct ids *out,
                struct err *err);
 
-/* Appends the text of ids[0..n); special tokens are left out unless keep_special.  Ids outside the
- * vocabulary are E_FORMAT. */
+/* Appends the exact bytes of ids[0..n), which need not be valid UTF-8; special tokens are left out unless
+ * keep_special.  Where the decoder says so the very first space is dropped.  Ids outside the vocabulary are
+ * E_FORMAT, with out as it was. */
 int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool keep_special, struct buf *out,
                struct err *err);
 
 /* Streaming decode: feed one id at a time; appends only whole UTF-8 characters, keeps the rest.
- * The concatenation over all calls and the final flush equals tok_decode of all the ids (with invalid
- * sequences as U+FFFD). */
+ * The concatenation over all calls and the final flush equals tok_decode of all the ids without special
+ * tokens, with each maximal invalid part (Unicode 15, table 3-7) as one U+FFFD. */
 struct tok_stream {
     const struct tok *tok; /* borrowed until the stream is done */
     char held[8];
