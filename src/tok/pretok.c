@@ -468,9 +468,9 @@ static bool can_cut(const char *text, size_t n, size_t at) {
     int len, before = class_before(text, text + at);
     if (ascii_class[(unsigned char)text[at]] == SPACE)
         return before == LETTER || before == NUMBER || (before == OTHER && text[at] == ' ');
-    if (text[at - 1] != '\n' || at < 2 || n - at < 4)
+    if (text[at - 1] != '\n' || n - at < 4 || class_at(text + at, text + n, &len) == SPACE)
         return false;
-    return class_before(text, text + at - 1) != SPACE && class_at(text + at, text + n, &len) != SPACE;
+    return at == 1 || class_before(text, text + at - 1) != SPACE;
 }
 
 size_t pre_cut(const char *text, size_t n) {
