@@ -284,16 +284,21 @@ static void loss_rows(void *arg, int id, int n) {
 
 /* -- backward --------------------------------------------------------------------------------- */
 
-/* dw[c] += sum over rows of dy, in the order of the rows; a thread takes some columns. */
+#define STRIP 256 /* columns that are summed together: they stay in cache, and fit on the stack */
+
+/* db += sum of the rows of dy (j->out), in their order; a thread takes some columns. */
 static void dbias_columns(void *arg, int id, int n) {
     const struct rows *j = arg;
-    float *tmp = thread_row(j->n, id);
+    float tmp[STRIP];
     int lo, hi;
     pool_split(j->width, 16, id, n, &lo, &hi);
-    for (int t = 0; t < j->t && lo < hi; t++)
-        kern.add(j->db + lo,
-                 ct_read(j->n, j->out, (size_t)t * (size_t)j->width + (size_t)lo, hi - lo, tmp),
-                 hi - lo);
+    for (int w; lo < hi; lo += w) {
+        w = hi - lo < STRIP ? hi - lo : STRIP;
+        for (int t = 0; t < j->t; t++) {
+            size_t at = (size_t)t * (size_t)j->width + (size_t)lo;
+            kern.add(j->db + lo, ct_read(j->n, j->out, at, w, tmp), w);
+        }
+    }
 }
 
 static void dbias(struct net *n, const float *bias, const void *dy, int width, int t) {

@@ -1,5 +1,5 @@
 /* setup.c - memory of a net: what it needs, where each array lies, which parameters there are. */
-#include <math.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,9 +9,8 @@
 #include "train/impl.h"
 
 #define LOGITS_BYTES                                                                               \
-    ((size_t)64 << 20)       /* of a chunk of logits; the gradient of the head is added once       \
+    ((size_t)64 << 20) /* of a chunk of logits; the gradient of the head is added once       \
                               * per chunk, so small chunks cost bandwidth */
-#define MAX_TOKENS (1 << 22) /* of a batch: products of two sizes fit their types */
 
 void params_changed(struct params *p) {
     p->version++;
@@ -107,13 +106,22 @@ static size_t carve_scratch(struct net *n, char *base, size_t used) {
     return used;
 }
 
+/* Inputs of the widest product, or keys and values of a token. */
+static int widest_row(const struct cfg *c) {
+    int q = c->n_head * c->head_dim, kv = 2 * c->n_kv_head * c->head_dim;
+    int heads = q > kv ? q : kv, w = heads > c->ffn ? heads : c->ffn;
+    return w > c->dim ? w : c->dim;
+}
+
+/* Counts of a batch's elements are ints. */
 static int check(const struct cfg *c, const struct net_opts *o, struct err *err) {
     if (o->type != DT_F32 && o->type != DT_BF16)
         return err_set(err, E_USAGE, "training computes in f32 or bf16, not %s",
                        dtype_info(o->type)->name);
-    if (o->rows < 1 || o->len < 1 || (int64_t)o->rows * o->len > MAX_TOKENS)
-        return err_set(err, E_USAGE, "a batch of %d x %d tokens: 1 to %d are possible", o->rows,
-                       o->len, MAX_TOKENS);
+    int64_t most = INT_MAX / widest_row(c);
+    if (o->rows < 1 || o->len < 1 || (int64_t)o->rows * o->len > most)
+        return err_set(err, E_USAGE, "a batch of %d x %d tokens: 1 to %lld are possible", o->rows,
+                       o->len, (long long)most);
     if (c->learned_pos && o->len > c->max_ctx)
         return err_set(err, E_USAGE, "%d tokens do not fit the model's %d positions", o->len,
                        c->max_ctx);
@@ -153,11 +161,9 @@ struct net *net_new(struct model *m, const struct net_opts *o, struct err *err) 
             err_set(err, E_USAGE, "%s: weights must be loaded as f32 to be trained", m->path);
             goto fail;
         }
-    int widest = c->ffn > c->n_head * c->head_dim ? c->ffn : c->n_head * c->head_dim;
-    widest = widest > c->dim ? widest : c->dim;
     if (!(n->dense = dense_new(n->pool, o->type, err)))
         goto fail;
-    if (o->type == DT_F32 && !(n->lin = linear_new(n->pool, o->rows * o->len, widest, err)))
+    if (o->type == DT_F32 && !(n->lin = linear_new(n->pool, o->rows * o->len, widest_row(c), err)))
         goto fail;
     if (!(n->grad = mem_pages(n->plan.bytes, "gradients", err)))
         goto fail;
