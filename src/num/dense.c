@@ -141,7 +141,8 @@ struct dense_ctx *dense_new(struct pool *pool, enum dtype type, struct err *err)
         goto fail;
     }
     /* Where BF16 has no kernels there is a reference, hundreds of times slower: not an offer. */
-    if ((type == DT_BF16 && kern_best() < ISA_AVX512) || try_product(d->engine, &probe, &pd)) {
+    if ((type != DT_F32 && type != DT_BF16) || (type == DT_BF16 && kern_best() < ISA_AVX512) ||
+        try_product(d->engine, &probe, &pd)) {
         err_set(err, E_USAGE, "this processor has no %s products: use f32", dtype_info(type)->name);
         goto fail;
     }

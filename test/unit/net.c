@@ -1,5 +1,6 @@
-/* net.c - claims about src/train/net.c: its gradients are right, and its bits depend on nothing else.
- * The folders of data/reference hold gradients, losses and weights of a reference implementation. */
+/* net.c - claims about src/train/net.c: its gradients are right, and its bits depend on nothing
+ * else. The folders of data/reference hold gradients, losses and weights of a reference
+ * implementation. */
 #include "train/net.h"
 
 #include <math.h>
@@ -87,8 +88,8 @@ static struct net_loss gradients(struct fixture *f) {
     return l;
 }
 
-/* A component of the keys' bias that rope does not turn moves all scores of a row alike: softmax does
- * not see it.  Its gradient is rounding, of which AdamW makes steps of full size. */
+/* A component of the keys' bias that rope does not turn moves all scores of a row alike: softmax
+ * does not see it.  Its gradient is rounding, of which AdamW makes steps of full size. */
 static bool is_unseen(const struct cfg *c, const char *name, size_t k) {
     size_t fused = strstr(name, "attn.c_attn.bias") ? (size_t)c->dim : 0;
     if (!fused && !strstr(name, "k_proj.bias"))
