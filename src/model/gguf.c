@@ -10,9 +10,9 @@
  * Invariants of an open file: (1) every key-value and tensor info lies inside the file and has a
  * known type, so a later reader walks them without checks; (2) keys are unique and kv[] is sorted
  * by key; (3) tensors are unique, aligned, inside the file and do not overlap.
- * Memory: the checks need 16 bytes for each key-value or tensor, at least 14 bytes of the file
- * each; the table of tensors is allocated only after all of them have passed.  docs/formats.md
- * has the rules. */
+ * Memory: the checks need 16 bytes for a key-value (14 bytes of the file or more) and 40 for a
+ * tensor (33 or more); the table of tensors is allocated only after all of them have passed.
+ * docs/formats.md has the rules. */
 #include "model/gguf.h"
 
 #include <stdarg.h>
@@ -276,12 +276,6 @@ static struct info info_at(const struct part *p, uint64_t at) {
     return f;
 }
 
-/* The same as info_at().offset, cheap enough to sort by. */
-static uint64_t offset_at(const struct part *p, uint64_t at) {
-    const uint8_t *q = p->data + at + 8 + gguf_load(p->data + at, 8);
-    return gguf_load(q + 4 + 8 * gguf_load(q, 4) + 4, 8);
-}
-
 static int text_cmp(struct text a, struct text b) {
     int d = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n);
     return d ? d : (a.n > b.n) - (a.n < b.n);
@@ -291,8 +285,13 @@ static int by_text(const void *a, const void *b, void *part) {
     return text_cmp(text_at(part, *(const uint64_t *)a), text_at(part, *(const uint64_t *)b));
 }
 
-static int by_offset(const void *a, const void *b, void *part) {
-    uint64_t x = offset_at(part, *(const uint64_t *)a), y = offset_at(part, *(const uint64_t *)b);
+/* A tensor's data, and where its info stands: sorted without a look at the file. */
+struct place {
+    uint64_t offset, at;
+};
+
+static int by_offset(const void *a, const void *b) {
+    uint64_t x = ((const struct place *)a)->offset, y = ((const struct place *)b)->offset;
     return (x > y) - (x < y);
 }
 
@@ -432,32 +431,49 @@ static int read_alignment(struct part *p, struct err *err) {
     return 0;
 }
 
-/* Each tensor aligned and inside the file, none over another.  Leaves p->tensor sorted by offset.
- * */
-static int check_layout(struct part *p, struct err *err) {
-    uint64_t end = 0, room = p->size > p->data_at ? p->size - p->data_at : 0;
-    struct text prev = {0};
-    qsort_r(p->tensor, (size_t)p->n_tensor, sizeof *p->tensor, by_offset, p);
-    for (uint64_t i = 0; i < p->n_tensor; i++) {
-        struct info f = info_at(p, p->tensor[i]);
-        if (f.offset % p->align)
-            return err_set(err, E_FORMAT, "%s: tensor '%.*s': offset %llu is not aligned to %llu",
-                           p->path, (int)f.name.n, f.name.s, (unsigned long long)f.offset,
-                           (unsigned long long)p->align);
-        if (f.offset > room || f.bytes > room - f.offset)
-            return err_set(err, E_FORMAT,
-                           "%s: tensor '%.*s': %zu bytes at offset %llu reach beyond the end of "
-                           "the file (%llu bytes of data)",
-                           p->path, (int)f.name.n, f.name.s, f.bytes, (unsigned long long)f.offset,
-                           (unsigned long long)room);
-        if (f.offset < end)
-            return err_set(err, E_FORMAT, "%s: tensor '%.*s' at offset %llu overlaps tensor '%.*s'",
-                           p->path, (int)f.name.n, f.name.s, (unsigned long long)f.offset,
-                           (int)prev.n, prev.s);
-        end = f.offset + f.bytes;
-        prev = f.name;
-    }
+/* The tensor that stands at `at` is aligned and inside the file. */
+static int check_place(const struct part *p, uint64_t at, struct place *place, struct err *err) {
+    uint64_t room = p->size > p->data_at ? p->size - p->data_at : 0;
+    struct info f = info_at(p, at);
+    if (f.offset % p->align)
+        return err_set(err, E_FORMAT, "%s: tensor '%.*s': offset %llu is not aligned to %llu",
+                       p->path, (int)f.name.n, f.name.s, (unsigned long long)f.offset,
+                       (unsigned long long)p->align);
+    if (f.offset > room || f.bytes > room - f.offset)
+        return err_set(err, E_FORMAT,
+                       "%s: tensor '%.*s': %zu bytes at offset %llu reach beyond the end of the "
+                       "file (%llu bytes of data)",
+                       p->path, (int)f.name.n, f.name.s, f.bytes, (unsigned long long)f.offset,
+                       (unsigned long long)room);
+    *place = (struct place){f.offset, at};
     return 0;
+}
+
+/* Every tensor inside the file, none over another.  Leaves p->tensor sorted by offset. */
+static int check_layout(struct part *p, struct err *err) {
+    struct place *place = mem_array((size_t)p->n_tensor, sizeof *place);
+    uint64_t end = 0;
+    int rc = -1;
+    for (uint64_t i = 0; i < p->n_tensor; i++)
+        if (check_place(p, p->tensor[i], &place[i], err))
+            goto out;
+    qsort(place, (size_t)p->n_tensor, sizeof *place, by_offset);
+    for (uint64_t i = 0; i < p->n_tensor; i++) {
+        struct info f = info_at(p, place[i].at);
+        if (f.offset < end) {
+            struct text before = text_at(p, place[i - 1].at);
+            err_set(err, E_FORMAT, "%s: tensor '%.*s' at offset %llu overlaps tensor '%.*s'",
+                    p->path, (int)f.name.n, f.name.s, (unsigned long long)f.offset, (int)before.n,
+                    before.s);
+            goto out;
+        }
+        end = f.offset + f.bytes;
+        p->tensor[i] = place[i].at;
+    }
+    rc = 0;
+out:
+    free(place);
+    return rc;
 }
 
 static void part_free(struct part *p) {

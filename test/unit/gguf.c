@@ -362,8 +362,8 @@ static void g8_duplicate_keys_and_tensors(void **state) {
 
 static void g9_padding_beyond_the_file(void **state) {
     (void)state;
-    struct image im = {.align = 1};
-    base(&im);
+    struct image im = {.version = 3, .align = 1};
+    tensor(&im, "token_embd.weight", 0, 32, 8);
     kv_int(&im, "general.alignment", U32, 65536); /* the data would begin behind the end */
     refuse_image(&im, 'o', "beyond the end", "(0 bytes of data)");
 }
