@@ -1,9 +1,9 @@
-/* added.c - finds added and special tokens in text, leftmost and longest first.
- * The set is sorted; a candidate range of it narrows by one byte of text at a time, so a position costs at
+/* added.c - finds added and special tokens in text, leftmost and longest first. The set is
+ * sorted; a candidate range of it narrows by one byte of text at a time, so a position costs at
  * most the longest token's length, and nothing where its first byte starts no token.
  *
- * Whatever the flag says, a token in the shape of a marker, <...> or [...], is never matched in text whose
- * special tokens are not to be parsed: a user must not be able to type one. */
+ * Whatever the flag says, a token in the shape of a marker, <...> or [...], is never matched in
+ * text whose special tokens are not to be parsed: a user must not be able to type one. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>

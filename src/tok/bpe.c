@@ -1,6 +1,7 @@
-/* bpe.c - byte-pair merges (Sennrich et al., 2016): symbols of a word become pieces of the vocabulary.
- * The rule: of all neighbouring pairs that have a merge, the one of lowest rank, leftmost among equals, is
- * merged; repeat.  Three things make it fast and O(n log n) on any input:
+/* bpe.c - byte-pair merges (Sennrich et al., 2016): symbols of a word become pieces of the
+ * vocabulary. The rule: of all neighbouring pairs that have a merge, the one of lowest rank,
+ * leftmost among equals, is merged; repeat.  Three things make it fast and O(n log n) on any
+ * input:
  *   - a word that is itself a piece, and was seen to encode as that piece, is one look-up (tok.whole);
  *   - a word is cut where no merge joins the two symbols (tok.junction), so most stretches are short;
  *   - short stretches scan an array; long ones use queue_run, a queue of ranks with one list of positions
@@ -57,8 +58,8 @@ static inline uint32_t junction_bit(int32_t left, int32_t right) {
     return (uint32_t)(pair_hash(left, right) >> 13) & (JUNCTION_BITS - 1);
 }
 
-/* A merge that spans two neighbouring symbols joins a piece ending in the one to a piece starting with the
- * other, so only such pairs of symbols need a bit. */
+/* A merge that spans two neighbouring symbols joins a piece ending in the one to a piece
+ * starting with the other, so only such pairs of symbols need a bit. */
 void bpe_junctions(struct tok *t) {
     t->junction = mem_new(JUNCTION_BITS / 8);
     for (size_t i = 0; t->pair && i <= t->pair_mask; i++) {
@@ -340,7 +341,8 @@ static inline const struct map *words(const struct tok *t) {
     return t->bytes ? t->by_raw : t->by_piece;
 }
 
-/* The id of a word that is a piece and encodes as one; *maybe: a piece of which that is not known yet. */
+/* The id of a word that is a piece and encodes as one; *maybe: a piece of which that is not
+ * known yet. */
 static int32_t whole_word(const struct tok *t, const char *s, size_t n, int32_t *maybe) {
     *maybe = -1;
     int32_t id = n <= t->max_piece ? map_get(words(t), s, n) : -1;
@@ -385,7 +387,8 @@ static void emit_unknown(struct enc *e) {
     e->last_unk = true;
 }
 
-/* Symbols of one character of SentencePiece text: its piece, or its bytes, or none.  Returns their number. */
+/* Symbols of one character of SentencePiece text: its piece, or its bytes, or none.  Returns
+ * their number. */
 static inline int char_symbols(const struct tok *t, const char *s, int len, int32_t cp,
                                int32_t sym[4]) {
     sym[0] = cp < 0x10000 ? t->char_id[cp] : map_get(t->by_piece, s, (size_t)len);

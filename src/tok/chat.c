@@ -1,7 +1,7 @@
-/* chat.c - a conversation in the form that a family of chat models was trained on.
- * What each family's public template renders, written out: no template is interpreted.  Turn markers are
- * control ids where the vocabulary has them and plain text where it has not; text of messages, and plain
- * text around it, is encoded as one stretch without parsing special tokens. */
+/* chat.c - a conversation in the form that a family of chat models was trained on. What each
+ * family's public template renders, written out: no template is interpreted.  Turn markers are
+ * control ids where the vocabulary has them and plain text where it has not; text of messages,
+ * and plain text around it, is encoded as one stretch without parsing special tokens. */
 #include "tok/chat.h"
 
 #include <string.h>
@@ -82,8 +82,8 @@ static void writes(struct prompt *p, bool assistant) {
     p->writing = assistant;
 }
 
-/* How many of id[0..n), marked or not, the text up to byte `cut` gives when encoded alone: there a prompt
- * would end. */
+/* How many of id[0..n), marked or not, the text up to byte `cut` gives when encoded alone: there
+ * a prompt would end. */
 static int64_t ids_before(struct prompt *p, const char *text, size_t cut, const int32_t *id,
                           size_t n) {
     struct ids part = {0};
@@ -96,8 +96,8 @@ static int64_t ids_before(struct prompt *p, const char *text, size_t cut, const 
     return rc ? -1 : (int64_t)same;
 }
 
-/* Marks the ids from `from` on, which text[0..n) became, and forgets the turns.  skip: bytes that were
- * dropped in front of text. */
+/* Marks the ids from `from` on, which text[0..n) became, and forgets the turns.  skip: bytes
+ * that were dropped in front of text. */
 static int attribute(struct prompt *p, const char *text, size_t n, size_t skip, size_t from) {
     bool assistant = p->writing ^ (p->turn.n % 2);
     int32_t *id = p->out->id + from;
@@ -259,8 +259,8 @@ static int llama2(struct prompt *p, const struct chat_msg *m, int n) {
     return 0;
 }
 
-/* Spacing around [INST] changed from version to version: the template says, else the vocabulary, in which
- * the markers are tokens from version 3 on. */
+/* Spacing around [INST] changed from version to version: the template says, else the vocabulary,
+ * in which the markers are tokens from version 3 on. */
 struct mistral_style {
     bool lead, after, before; /* " [INST]", "[INST] ", " [/INST]" */
     bool answer, answer_trim; /* a space in front of the answer; white space around it dropped */

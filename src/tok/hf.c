@@ -1,7 +1,8 @@
 /* hf.c - tokenizers as Hugging Face folders hold them.
- * tokenizer.json names its parts by type; a type that is not implemented is refused by name, since a guess
- * would give ids that the model was not trained on.  Sizes, counts and nesting are bounded before anything
- * is allocated from them; jansson bounds depth and refuses repeated keys. */
+ * tokenizer.json names its parts by type; a type that is not implemented is refused by name,
+ * since a guess would give ids that the model was not trained on.  Sizes, counts and nesting are
+ * bounded before anything is allocated from them; jansson bounds depth and refuses repeated
+ * keys. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -476,8 +477,8 @@ struct tok *hf_parse(const char *path, const void *data, size_t n, struct err *e
 
 /* ---- the other files of a folder ---- */
 
-/* Parses dir/name if it is there: *out NULL where absent, owned by the caller.  All numbers become reals:
- * public configurations hold a model_max_length of 10^30. */
+/* Parses dir/name if it is there: *out NULL where absent, owned by the caller.  All numbers
+ * become reals: public configurations hold a model_max_length of 10^30. */
 static int optional_json(const char *dir, const char *name, json_t **out, char **path,
                          struct err *err) {
     json_error_t je;
@@ -587,7 +588,8 @@ static int read_template(struct tok *t, const char *dir, struct err *err) {
     return rc;
 }
 
-/* tokenizer_config.json and special_tokens_map.json: names of BOS and EOS, more tokens, the template. */
+/* tokenizer_config.json and special_tokens_map.json: names of BOS and EOS, more tokens, the
+ * template. */
 static int read_config(struct tok *t, const char *dir, const json_t *config, const char *path,
                        struct err *err) {
     char *map_path;
@@ -730,8 +732,8 @@ static struct tok *load_file(const char *path,
     return t;
 }
 
-/* A tokenizer.json that was converted from a tokenizer.model cannot say that extra spaces are removed; the
- * model that lies beside it does, and it is what the weights were trained with. */
+/* A tokenizer.json that was converted from a tokenizer.model cannot say that extra spaces are
+ * removed; the model that lies beside it does, and it is what the weights were trained with. */
 static int squeeze_like(struct tok *t, const char *model, struct err *err) {
     struct buf b = {0};
     bool squeeze = false;

@@ -1,5 +1,5 @@
-/* norm.c - normalisers: text in, text out, before it is split into words.
- * Invalid UTF-8 passes through untouched.  Unicode forms follow UAX #15 over utf8proc's tables, with our own
+/* norm.c - normalisers: text in, text out, before it is split into words. Invalid UTF-8 passes
+ * through untouched.  Unicode forms follow UAX #15 over utf8proc's tables, with our own
  * canonical ordering, since utf8proc sorts runs of combining marks in quadratic time. */
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,11 @@
-/* pretok.c - pre-tokenisers: cut text into the words that merges never cross.
- * GPT-2's, Llama-3's and Qwen2's patterns have scanners written by hand (a test holds them equal to PCRE2 on
- * random text); any other pattern runs on PCRE2 with JIT.
+/* pretok.c - pre-tokenisers: cut text into the words that merges never cross. GPT-2's, Llama-3's
+ * and Qwen2's patterns have scanners written by hand (a test holds them equal to PCRE2 on random
+ * text); any other pattern runs on PCRE2 with JIT.
  *
- * White space is Unicode's White_Space.  PCRE2's \s also takes U+180E, so a subject that has one is matched
- * on a copy where it is U+200B: as long in UTF-8, and equal to it in every other class.
- * Bounds: PCRE2's match limit, its heap limit, and MATCH_SECONDS for all matches of one tok_encode. */
+ * White space is Unicode's White_Space.  PCRE2's \s also takes U+180E, so a subject that has one
+ * is matched on a copy where it is U+200B: as long in UTF-8, and equal to it in every other
+ * class. Bounds: PCRE2's match limit, its heap limit, and MATCH_SECONDS for all matches of one
+ * tok_encode. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@
 enum cls { OTHER, LETTER, NUMBER, SPACE, WIDE }; /* WIDE: look at the whole character */
 
 static const unsigned char ascii_class[256] = {
-    ['\t' ... '\r'] = SPACE, [' '] = SPACE, ['0' ... '9'] = NUMBER,
+    ['\t' ... '\r'] = SPACE, [' '] = SPACE,          ['0' ... '9'] = NUMBER,
     ['A' ... 'Z'] = LETTER,  ['a' ... 'z'] = LETTER, [128 ... 255] = WIDE,
 };
 
@@ -150,18 +151,19 @@ struct regex_state {
     int64_t stop_us;
 };
 
-struct regex *regex_new(const char *path, const char *field, const char *pattern, size_t n, struct err *err) {
+struct regex *regex_new(const char *path, const char *field, const char *pattern, size_t n,
+                        struct err *err) {
     int code;
     PCRE2_SIZE at;
     PCRE2_UCHAR msg[160];
     pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, n,
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_USE_OFFSET_LIMIT |
-                                      PCRE2_NEVER_BACKSLASH_C,
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF |
+                                      PCRE2_USE_OFFSET_LIMIT | PCRE2_NEVER_BACKSLASH_C,
                                   &code, &at, NULL);
     if (!c) {
         pcre2_get_error_message(code, msg, sizeof msg);
-        err_set(err, E_FORMAT, "%s: %s: pattern '%.60s', offset %zu: %s", path, field, pattern, (size_t)at,
-                (char *)msg);
+        err_set(err, E_FORMAT, "%s: %s: pattern '%.60s', offset %zu: %s", path, field, pattern,
+                (size_t)at, (char *)msg);
         return NULL;
     }
     pcre2_jit_compile(c, PCRE2_JIT_COMPLETE); /* where it fails, the interpreter runs */
@@ -212,8 +214,8 @@ const char *regex_subject(const char *text, size_t n, struct buf *copy) {
     return copy->data;
 }
 
-int regex_find(struct enc *e, const struct regex *r, const char *sub, size_t n, size_t from, size_t *lo,
-               size_t *hi) {
+int regex_find(struct enc *e, const struct regex *r, const char *sub, size_t n, size_t from,
+               size_t *lo, size_t *hi) {
     if (!e->regex)
         e->regex = state_new();
     struct regex_state *s = e->regex;
@@ -224,7 +226,8 @@ int regex_find(struct enc *e, const struct regex *r, const char *sub, size_t n, 
         if (rc >= 0) {
             const PCRE2_SIZE *v = pcre2_get_ovector_pointer(s->md);
             if (v[0] < from || v[1] <= v[0]) /* \K can move the start anywhere */
-                return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' matches backwards", e->t->path, r->pattern);
+                return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' matches backwards",
+                               e->t->path, r->pattern);
             *lo = v[0];
             *hi = v[1];
             return 1;
@@ -232,12 +235,12 @@ int regex_find(struct enc *e, const struct regex *r, const char *sub, size_t n, 
         if (rc != PCRE2_ERROR_NOMATCH) {
             PCRE2_UCHAR msg[120];
             pcre2_get_error_message(rc, msg, sizeof msg);
-            return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' at byte %zu: %s", e->t->path, r->pattern, from,
-                           (char *)msg);
+            return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' at byte %zu: %s", e->t->path,
+                           r->pattern, from, (char *)msg);
         }
         if (clock_us() > s->stop_us)
-            return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' took more than %d s", e->t->path, r->pattern,
-                           MATCH_SECONDS);
+            return err_set(e->err, E_FORMAT, "%s: pattern '%.60s' took more than %d s", e->t->path,
+                           r->pattern, MATCH_SECONDS);
         from = limit + 1;
         while (from < n && ((unsigned char)sub[from] & 0xc0) == 0x80)
             from++;
@@ -252,7 +255,7 @@ struct cutter {
     struct enc *e;
     int step;
     enum split how;
-    const char *lo, *hi;   /* pending, empty if lo == hi */
+    const char *lo, *hi; /* pending, empty if lo == hi */
     bool prev;
 };
 
@@ -295,7 +298,8 @@ static int cut(struct cutter *c, const char *lo, const char *hi, bool match) {
     return 0;
 }
 
-static int next_match(struct enc *e, const struct pre *p, const char *text, size_t n, size_t *lo, size_t *hi) {
+static int next_match(struct enc *e, const struct pre *p, const char *text, size_t n, size_t *lo,
+                      size_t *hi) {
     size_t from = *hi;
     if (p->type == PRE_REGEX)
         return regex_find(e, p->re, text, n, from, lo, hi);
@@ -337,7 +341,8 @@ static int digits_run(struct enc *e, int step, const char *text, size_t n) {
             continue;
         }
         const char *q = e->t->pre[step].digits ? p + len : run(p + len, end, NUMBER);
-        if ((p > lo && pre_run(e, step + 1, lo, (size_t)(p - lo))) || pre_run(e, step + 1, p, (size_t)(q - p)))
+        if ((p > lo && pre_run(e, step + 1, lo, (size_t)(p - lo))) ||
+            pre_run(e, step + 1, p, (size_t)(q - p)))
             return -1;
         p = lo = q;
     }
@@ -416,8 +421,8 @@ static const struct {
     enum pre_type type;
     int digits;
 } known[] = {
-    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-     PRE_GPT2, 0},
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", PRE_GPT2,
+     0},
     {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
      " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      PRE_LLAMA3, 3},
@@ -427,7 +432,8 @@ static const struct {
 };
 #define N_KNOWN ((int)(sizeof known / sizeof *known))
 
-int pre_from_pattern(const char *path, const char *pattern, size_t n, struct pre *p, struct err *err) {
+int pre_from_pattern(const char *path, const char *pattern, size_t n, struct pre *p,
+                     struct err *err) {
     for (int i = 0; i < N_KNOWN; i++)
         if (n == strlen(known[i].pattern) && memcmp(pattern, known[i].pattern, n) == 0) {
             p->type = known[i].type;
@@ -461,9 +467,9 @@ static int class_before(const char *text, const char *p) {
     return q + len == p ? c : OTHER; /* the tail of an invalid sequence */
 }
 
-/* No word of either scanner goes on past a letter, a digit or a sign into white space, but Llama-3's
- * signs take the newlines that follow; and none goes on past a lone newline.  What ends there is the same
- * word whether the rest of the text is there or not. */
+/* No word of either scanner goes on past a letter, a digit or a sign into white space, but
+ * Llama-3's signs take the newlines that follow; and none goes on past a lone newline.  What
+ * ends there is the same word whether the rest of the text is there or not. */
 static bool can_cut(const char *text, size_t n, size_t at) {
     int len, before = class_before(text, text + at);
     if (ascii_class[(unsigned char)text[at]] == SPACE)

@@ -1,4 +1,5 @@
-/* spm.c - SentencePiece BPE (Kudo and Richardson, 2018): the tokenizer.model file, and merges from scores.
+/* spm.c - SentencePiece BPE (Kudo and Richardson, 2018): the tokenizer.model file, and merges
+ * from scores.
  *
  * tokenizer.model is a protobuf message.  Fields read (number: meaning):
  *   1 piece, repeated { 1 text; 2 score, float; 3 type, default 1 }
@@ -6,8 +7,8 @@
  *               41 bos_id, default 1; 42 eos_id, default 2 }
  *   3 normaliser { 1 name; 2 compiled rules; 3 add_dummy_prefix, 4 remove_extra_whitespaces,
  *                  5 escape_whitespaces, all default true }
- * SentencePiece merges the neighbours whose concatenation has the highest score, so each way to split a
- * piece into two pieces is a merge, ranked by the piece's score. */
+ * SentencePiece merges the neighbours whose concatenation has the highest score, so each way to
+ * split a piece into two pieces is a merge, ranked by the piece's score. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +32,8 @@ static int by_score(const void *pa, const void *pb) {
     return a->id < b->id ? -1 : 1;
 }
 
-/* A polynomial hash whose value for any substring follows from those of the prefixes, and one bit per piece:
- * most splits are refused without looking at their bytes. */
+/* A polynomial hash whose value for any substring follows from those of the prefixes, and one
+ * bit per piece: most splits are refused without looking at their bytes. */
 #define BASE 0x100000001b3ull
 
 struct splitter {

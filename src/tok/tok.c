@@ -1,4 +1,5 @@
-/* tok.c - the public face: encode, decode, streaming decode, and a tokenizer made from GGUF's arrays. */
+/* tok.c - the public face: encode, decode, streaming decode, and a tokenizer made from GGUF's
+ * arrays. */
 #include "tok/tok.h"
 
 #include <math.h>

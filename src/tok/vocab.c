@@ -1,5 +1,5 @@
-/* vocab.c - the vocabulary while it is being loaded, and the tables made from it.
- * Everything from a file passes vocab_add or vocab_add_token, which check: id range, no repeated id or
+/* vocab.c - the vocabulary while it is being loaded, and the tables made from it. Everything
+ * from a file passes vocab_add or vocab_add_token, which check: id range, no repeated id or
  * piece, no empty or oversized piece.  tok_finish refuses absurdly sparse ids. */
 #include <stdlib.h>
 #include <string.h>
@@ -214,8 +214,8 @@ int vocab_check_bytes(struct tok *t, struct err *err) {
     return 0;
 }
 
-/* GPT-2's alphabet (Radford et al., 2019): each byte is one printable character.  Printable Latin-1 stands
- * for itself, the 68 others are U+0100, U+0101, ... in order. */
+/* GPT-2's alphabet (Radford et al., 2019): each byte is one printable character.  Printable
+ * Latin-1 stands for itself, the 68 others are U+0100, U+0101, ... in order. */
 static int byte_to_cp(unsigned char b) {
     if ((b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae)
         return b;

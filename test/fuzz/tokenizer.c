@@ -1,7 +1,7 @@
-/* tokenizer.c - any bytes as a tokenizer file, then a short text through what was read.
- * First byte 'M': the rest is a tokenizer.model; otherwise the whole input is a tokenizer.json.  The rest of
- * the input after a NUL byte, if any, is the text.  Checked: one error, or a tokenizer whose ids are all in
- * its vocabulary and decode, in a stream too. */
+/* tokenizer.c - any bytes as a tokenizer file, then a short text through what was read. First
+ * byte 'M': the rest is a tokenizer.model; otherwise the whole input is a tokenizer.json.  The
+ * rest of the input after a NUL byte, if any, is the text.  Checked: one error, or a tokenizer
+ * whose ids are all in its vocabulary and decode, in a stream too. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

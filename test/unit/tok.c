@@ -1,5 +1,5 @@
-/* tok.c - tests of src/tok: ids equal the reference's, merges equal their definition, decoding undoes encoding,
- * and no text takes long.  Bad files: tok_files.c. */
+/* tok.c - tests of src/tok: ids equal the reference's, merges equal their definition, decoding
+ * undoes encoding, and no text takes long.  Bad files: tok_files.c. */
 #include "testing.h"
 
 #include <sys/stat.h>
@@ -477,11 +477,13 @@ static void mongolian_vowel_separator_is_no_space(void **state) {
     buf_free(&copy);
 }
 
-/* Splits of "ab1cd22e" by digits, told apart by a vocabulary of letters and the pairs that merges make. */
+/* Splits of "ab1cd22e" by digits, told apart by a vocabulary of letters and the pairs that
+ * merges make. */
 static void assert_words(const char *pre, const char *text, const char *want) {
     struct buf b = {0}, got = {0};
     struct err e = {0};
-    /* every pair of neighbouring characters merges, so each word of two characters becomes one piece */
+    /* every pair of neighbouring characters merges, so each word of two characters becomes one
+     * piece */
     buf_adds(&b, "{\"pre_tokenizer\":");
     buf_adds(&b, pre);
     buf_adds(&b, ",\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"?\":0");
@@ -645,7 +647,8 @@ static void stream_equals(const struct tok *t, const struct ids *v, const char *
     buf_free(&b);
 }
 
-/* The text with each maximal invalid part as U+FFFD, by Unicode's table 3-7, written independently. */
+/* The text with each maximal invalid part as U+FFFD, by Unicode's table 3-7, written
+ * independently. */
 static void lossy(const unsigned char *s, size_t n, struct buf *out) {
     for (size_t i = 0; i < n;) {
         unsigned c = s[i], lo = 0x80, hi = 0xbf;
@@ -758,6 +761,21 @@ static void random_text_survives_byte_fallback(void **state) {
     assert_string_equal(buf_str(&b), "a\xef\xbf\xbd");
     buf_free(&b);
     ids_free(&v);
+    tok_free(t);
+}
+
+static void removing_extra_spaces_keeps_one_between_words(void **state) {
+    (void)state;
+    struct tok *t = byte_fallback_tok(true);
+    struct ids v = encode(t, "  a   a ", 8, false), want = encode(t, "a a", 3, false);
+    struct ids spaces = encode(t, "   ", 3, false);
+    assert_int_equal(want.n, 2);
+    assert_int_equal(v.n, 2);
+    assert_memory_equal(v.id, want.id, 2 * sizeof *v.id);
+    assert_int_equal(spaces.n, 0);
+    ids_free(&v);
+    ids_free(&want);
+    ids_free(&spaces);
     tok_free(t);
 }
 
@@ -949,6 +967,7 @@ int main(void) {
         cmocka_unit_test(normalizers_do_what_they_are_called),
         cmocka_unit_test(random_bytes_survive_byte_level_bpe),
         cmocka_unit_test(random_text_survives_byte_fallback),
+        cmocka_unit_test(removing_extra_spaces_keeps_one_between_words),
         cmocka_unit_test(ids_outside_the_vocabulary_are_refused),
         cmocka_unit_test(user_text_gives_no_special_ids),
         cmocka_unit_test(added_tokens_follow_their_flags),

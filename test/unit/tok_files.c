@@ -1,5 +1,5 @@
-/* tok_files.c - tests of the tokenizer loaders: what is malformed or unknown is refused by name, in little time
- * and memory. */
+/* tok_files.c - tests of the tokenizer loaders: what is malformed or unknown is refused by name,
+ * in little time and memory. */
 #include "testing.h"
 
 #include <math.h>
