@@ -27,6 +27,7 @@ static const struct command {
     {"eval", cmd_eval, "perplexity of a text (eval ppl), logits of tokens (eval logits)"},
     {"vocab", cmd_vocab, "learn a vocabulary from text (vocab train)"},
     {"init", cmd_init, "write a random model of a named shape"},
+    {"grow", cmd_grow, "a deeper model from a trained one (Gstack)"},
     {"bench", cmd_bench, "measure speed on this machine"},
     {"doctor", cmd_doctor, "what this machine offers and what pumice uses of it"},
 };

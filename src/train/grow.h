@@ -1,0 +1,29 @@
+/* grow.h - a deeper model from a trained one: Gstack applied to a Hugging Face folder. */
+#ifndef TRAIN_GROW_H
+#define TRAIN_GROW_H
+
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+struct grow_opts {
+    int factor;         /* repeat the whole block sequence so often; 0 = use layers */
+    const char *layers; /* or the source layer of each target layer, such as "0-5,0-5" */
+    bool zero_init;     /* repeated blocks begin as the identity, their attention and MLP outputs
+                         * zeroed: the function-preserving competitor */
+};
+
+struct grow_report {
+    int from, to;                /* layers */
+    size_t from_bytes, to_bytes; /* of tensors */
+    double connection_rate;
+};
+
+/* Writes out/ (created; must not exist or be empty): config.json with the new depth,
+ * model.safetensors with every tensor copied byte for byte in its own type, the tokenizer's files,
+ * and gstack.json, the history of growth.  The embedding, final norm and head are copied once.
+ * Nothing is rescaled and no noise added. */
+int grow_dir(const char *base, const struct grow_opts *o, const char *out, struct grow_report *r,
+             struct err *err);
+
+#endif
