@@ -1,10 +1,11 @@
 /* bench.c - `bench`: prefill and decode speed of a shape or a model, beside this machine's limits.
  *
- * Every sample is taken between two bandwidth probes, because the bandwidth of a shared machine moves within
- * seconds; a row's fraction is the median of the samples' own fractions.  The least time a step can take is
+ * Every sample is taken between two bandwidth probes, because the bandwidth of a shared machine
+ * moves within seconds; a row's fraction is the median of the samples' own fractions.  The least
+ * time a step can take is
  *     max(bytes read / bandwidth, operations / peak)
- * with bytes = the weights once, plus the KV of each sequence; operations = two per weight and token (the
- * head only for rows that give logits) plus four per component of each attended key. */
+ * with bytes = the weights once, plus the KV of each sequence; operations = two per weight and
+ * token (the head only for rows that give logits) plus four per component of each attended key. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #include "model/run.h"
 #include "num/kern.h"
 
-#define CHUNK 512     /* prompt tokens per step, as llama-bench's default ubatch */
+#define CHUNK 512 /* prompt tokens per step, as llama-bench's default ubatch */
 #define MAX_REPEAT 99
 
 struct bench {
@@ -43,7 +44,7 @@ struct rig { /* one loaded model on one pool */
     const char *shape;
 };
 
-/* -- work and its limits --------------------------------------------------------------------------------- */
+/* -- work and its limits ----------------------------------------------------------------------- */
 
 static double mat_weights(const struct mat *m) {
     return m->data ? (double)m->rows * m->cols : 0;
@@ -53,7 +54,8 @@ static double layers_sum(const struct model *m, double (*of)(const struct mat *)
     double sum = 0;
     for (int i = 0; i < m->cfg.n_layer; i++) {
         const struct layer *l = &m->layer[i];
-        sum += of(&l->wq) + of(&l->wk) + of(&l->wv) + of(&l->wo) + of(&l->gate) + of(&l->up) + of(&l->down);
+        sum += of(&l->wq) + of(&l->wk) + of(&l->wv) + of(&l->wo) + of(&l->gate) + of(&l->up) +
+               of(&l->down);
     }
     return sum;
 }
@@ -68,7 +70,8 @@ static double step_limit(const struct rig *r, double read, int batch, int pos, i
     double past = pos + n / 2.0; /* mean number of keys a token attends to */
     double bytes = layers_sum(r->m, mat_bytes) + mat_bytes(&r->m->head) +
                    (double)batch * past * (double)kv_token_bytes(c, kv_type(r->kv));
-    double ops = 2 * layers_sum(r->m, mat_weights) * n * batch + 2 * mat_weights(&r->m->head) * batch +
+    double ops = 2 * layers_sum(r->m, mat_weights) * n * batch +
+                 2 * mat_weights(&r->m->head) * batch +
                  4.0 * c->n_layer * c->n_head * c->head_dim * past * n * batch;
     double peak = limits_ops(&r->lim, r->m->layer[0].wq.type);
     return fmax(bytes / read, ops / peak);
@@ -86,7 +89,8 @@ static void step(struct rig *r, int pos, int n) {
     }
 }
 
-/* One sample: n tokens in steps of `chunk` from position `depth`; seconds, and the least they could be. */
+/* One sample: n tokens in steps of `chunk` from position `depth`; seconds, and the least they could
+ * be. */
 static double sample(struct rig *r, int depth, int n, int chunk, double *limit) {
     double read = probe_read_rate(r->b->probe, r->pool);
     int64_t t0 = clock_us();
@@ -100,20 +104,22 @@ static double sample(struct rig *r, int depth, int n, int chunk, double *limit) 
     return seconds;
 }
 
-/* -- rows -------------------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 static void add_row(struct bench *b, json_t *row) {
     json_array_append_new(b->rows, row);
     if (b->json)
         return;
     if (json_array_size(b->rows) == 1)
-        printf("\n| shape | dtype | test | threads | batch | depth | tok/s | min..max | of limit |\n"
-               "|---|---|---|--:|--:|--:|--:|--:|--:|\n");
+        printf(
+            "\n| shape | dtype | test | threads | batch | depth | tok/s | min..max | of limit |\n"
+            "|---|---|---|--:|--:|--:|--:|--:|--:|\n");
     json_int_t threads = json_integer_value(json_object_get(row, "threads"));
     json_int_t batch = json_integer_value(json_object_get(row, "batch"));
     json_int_t depth = json_integer_value(json_object_get(row, "depth"));
     printf("| %s | %s | %s | %lld | %lld | %lld | %.1f | %.1f..%.1f | %.0f %% |\n",
-           json_string_value(json_object_get(row, "shape")), json_string_value(json_object_get(row, "dtype")),
+           json_string_value(json_object_get(row, "shape")),
+           json_string_value(json_object_get(row, "dtype")),
            json_string_value(json_object_get(row, "test")), (long long)threads, (long long)batch,
            (long long)depth, json_real_value(json_object_get(row, "tok_per_s")),
            json_real_value(json_object_get(row, "tok_per_s_min")),
@@ -142,9 +148,11 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
     int widest = chunk > fill ? chunk : fill;
     r->n_ctx = depth + n;
     if (r->m->cfg.learned_pos && r->n_ctx > r->m->cfg.max_ctx)
-        return err_set(err, E_USAGE, "--test %s: depth %d + %d tokens exceed the model's %d positions", test,
+        return err_set(err, E_USAGE,
+                       "--test %s: depth %d + %d tokens exceed the model's %d positions", test,
                        depth, n, r->m->cfg.max_ctx);
-    r->kv = kv_open(&r->m->cfg, r->n_batch, r->n_ctx, r->m->head.type == DT_F32 ? DT_F32 : DT_F16, err);
+    r->kv =
+        kv_open(&r->m->cfg, r->n_batch, r->n_ctx, r->m->head.type == DT_F32 ? DT_F32 : DT_F16, err);
     r->run = r->kv ? run_new(r->m, r->pool, widest * r->n_batch, r->n_ctx, err) : NULL;
     r->logits = mem_array((size_t)r->n_batch * r->m->cfg.vocab, sizeof *r->logits);
     r->ids = mem_array((size_t)r->n_ctx, sizeof *r->ids);
@@ -162,11 +170,11 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
         fraction[i] = limit / seconds;
     }
     double mid = median(rate, b->repeat);
-    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i}", "test", test, "shape", r->shape,
-                         "dtype", dtype_info(r->m->layer[0].wq.type)->name, "threads", pool_size(r->pool),
-                         "batch", r->n_batch, "depth", depth, "tok_per_s", mid, "tok_per_s_min", rate[0],
-                         "tok_per_s_max", rate[b->repeat - 1], "limit_fraction",
-                         median(fraction, b->repeat), "repeat", b->repeat));
+    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i}", "test", test, "shape",
+                         r->shape, "dtype", dtype_info(r->m->layer[0].wq.type)->name, "threads",
+                         pool_size(r->pool), "batch", r->n_batch, "depth", depth, "tok_per_s", mid,
+                         "tok_per_s_min", rate[0], "tok_per_s_max", rate[b->repeat - 1],
+                         "limit_fraction", median(fraction, b->repeat), "repeat", b->repeat));
     rc = 0;
 out:
     free(r->ids);
@@ -176,11 +184,11 @@ out:
     return rc;
 }
 
-/* -- lists ------------------------------------------------------------------------------------------------- */
+/* -- lists ------------------------------------------------------------------------------------- */
 
 /* Calls fn for each item of a comma-separated list; stops at the first failure. */
-static int each_item(const char *list, int (*fn)(void *ud, const char *item, struct err *err), void *ud,
-                     struct err *err) {
+static int each_item(const char *list, int (*fn)(void *ud, const char *item, struct err *err),
+                     void *ud, struct err *err) {
     char *copy = mem_strdup(list), *save = NULL;
     int rc = 0;
     for (char *p = strtok_r(copy, ",", &save); p && !rc; p = strtok_r(NULL, ",", &save))
@@ -231,8 +239,11 @@ static int on_threads(void *ud, const char *item, struct err *err) {
     if (number("--threads", item, 1, 64, &n, err))
         return -1;
     struct pool *pool = pool_new(n);
-    s->rig = (struct rig){
-        .b = s->b, .m = s->m, .pool = pool, .shape = s->shape, .lim = probe_limits(s->b->probe, pool)};
+    s->rig = (struct rig){.b = s->b,
+                          .m = s->m,
+                          .pool = pool,
+                          .shape = s->shape,
+                          .lim = probe_limits(s->b->probe, pool)};
     int rc = each_item(s->b->batches, on_batch, s, err);
     pool_free(pool);
     return rc;
@@ -259,7 +270,7 @@ static int on_shape(void *ud, const char *item, struct err *err) {
     return each_item(s->b->dtypes, on_dtype, s, err);
 }
 
-/* -- limits and output --------------------------------------------------------------------------------------- */
+/* -- limits and output ------------------------------------------------------------------------- */
 
 static int on_limits(void *ud, const char *item, struct err *err) {
     struct bench *b = ud;
@@ -270,13 +281,15 @@ static int on_limits(void *ud, const char *item, struct err *err) {
     struct limits l = probe_limits(b->probe, pool);
     pool_free(pool);
     if (!b->json && !json_array_size(b->limits))
-        printf("\n| threads | read GB/s | F32 GFLOP/s | BF16 GFLOP/s | INT8 GOP/s |\n|--:|--:|--:|--:|--:|\n");
+        printf("\n| threads | read GB/s | F32 GFLOP/s | BF16 GFLOP/s | INT8 GOP/s "
+               "|\n|--:|--:|--:|--:|--:|\n");
     if (!b->json)
-        printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", n, l.read / 1e9, l.f32 / 1e9, l.bf16 / 1e9, l.i8 / 1e9);
+        printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", n, l.read / 1e9, l.f32 / 1e9, l.bf16 / 1e9,
+               l.i8 / 1e9);
     json_array_append_new(b->limits,
-                          json_pack("{s:i,s:f,s:f,s:f,s:f}", "threads", n, "read_gb_per_s", l.read / 1e9,
-                                    "f32_gflops", l.f32 / 1e9, "bf16_gflops", l.bf16 / 1e9, "int8_gops",
-                                    l.i8 / 1e9));
+                          json_pack("{s:i,s:f,s:f,s:f,s:f}", "threads", n, "read_gb_per_s",
+                                    l.read / 1e9, "f32_gflops", l.f32 / 1e9, "bf16_gflops",
+                                    l.bf16 / 1e9, "int8_gops", l.i8 / 1e9));
     return 0;
 }
 
@@ -302,7 +315,8 @@ static json_t *machine(void) {
     struct utsname u = {0};
     uname(&u);
     cpu_name(cpu, sizeof cpu);
-    return json_pack("{s:s,s:s,s:s}", "cpu", cpu, "isa", isa_name(kern_level()), "kernel", u.release);
+    return json_pack("{s:s,s:s,s:s}", "cpu", cpu, "isa", isa_name(kern_level()), "kernel",
+                     u.release);
 }
 
 static int speed(struct bench *b, struct err *err) {
@@ -316,13 +330,16 @@ static int speed(struct bench *b, struct err *err) {
     if (!(b->probe = probe_new(err)))
         goto out;
     if (!b->json)
-        printf("%s, kernels %s\n", json_string_value(json_object_get(m, "cpu")), isa_name(kern_level()));
+        printf("%s, kernels %s\n", json_string_value(json_object_get(m, "cpu")),
+               isa_name(kern_level()));
     if (each_item(b->threads, on_limits, b, err))
         goto out;
-    rc = b->model ? each_item(b->dtypes, on_dtype, &s, err) : each_item(b->shapes, on_shape, &s, err);
+    rc = b->model ? each_item(b->dtypes, on_dtype, &s, err)
+                  : each_item(b->shapes, on_shape, &s, err);
     if (!rc && b->json)
-        rc = cmd_print_json(json_pack("{s:O,s:O,s:O}", "machine", m, "limits", b->limits, "rows", b->rows),
-                            true, err);
+        rc = cmd_print_json(
+            json_pack("{s:O,s:O,s:O}", "machine", m, "limits", b->limits, "rows", b->rows), true,
+            err);
 out:
     json_decref(m);
     json_decref(b->limits);
@@ -331,7 +348,7 @@ out:
     return rc;
 }
 
-/* -- tokenising ------------------------------------------------------------------------------------------------ */
+/* -- tokenising -------------------------------------------------------------------------------- */
 
 static int tokenize_speed(struct bench *b, struct err *err) {
     struct buf text = {0};
@@ -362,13 +379,14 @@ static int tokenize_speed(struct bench *b, struct err *err) {
     rc = 0;
     if (b->json)
         rc = cmd_print_json(json_pack("{s:s,s:I,s:I,s:f,s:f,s:f,s:f}", "test", "tokenize", "bytes",
-                                      (json_int_t)text.len, "tokens", (json_int_t)ids.n, "mb_per_s", mid,
-                                      "mb_per_s_min", rate[0], "mb_per_s_max", rate[b->repeat - 1],
-                                      "tok_per_s", mid * 1e6 * (double)ids.n / (double)text.len),
+                                      (json_int_t)text.len, "tokens", (json_int_t)ids.n, "mb_per_s",
+                                      mid, "mb_per_s_min", rate[0], "mb_per_s_max",
+                                      rate[b->repeat - 1], "tok_per_s",
+                                      mid * 1e6 * (double)ids.n / (double)text.len),
                             true, err);
     else
-        printf("%zu bytes, %zu tokens: %.1f MB/s on one core (%.1f..%.1f)\n", text.len, ids.n, mid, rate[0],
-               rate[b->repeat - 1]);
+        printf("%zu bytes, %zu tokens: %.1f MB/s on one core (%.1f..%.1f)\n", text.len, ids.n, mid,
+               rate[0], rate[b->repeat - 1]);
 out:
     tok_free(t);
     model_info_free(&info);
@@ -377,34 +395,48 @@ out:
     return rc;
 }
 
-/* -- the command --------------------------------------------------------------------------------------------- */
+/* -- the command ------------------------------------------------------------------------------- */
 
 int cmd_bench(int argc, char **argv) {
     struct err err = {0};
-    struct bench b = {.dtypes = NULL, .shapes = "168m", .tests = "pp512,tg128", .threads = "1,2",
-                      .batches = "1", .depths = "0", .repeat = 5};
+    struct bench b = {.dtypes = NULL,
+                      .shapes = "168m",
+                      .tests = "pp512,tg128",
+                      .threads = "1,2",
+                      .batches = "1",
+                      .depths = "0",
+                      .repeat = 5};
     bool tokenize = argc > 1 && strcmp(argv[1], "tokenize") == 0;
     const struct opt speed_table[] = {
         {"shape", 0, NULL, OPT_STR, &b.shapes, .arg = "LIST",
          .help = "random models: tiny, 168m, llama-1b, gpt2, qwen-0.5b (default 168m)"},
-        {"model", 'm', NULL, OPT_STR, &b.model, .arg = "PATH", .help = "a real model instead of a shape"},
+        {"model", 'm', NULL, OPT_STR, &b.model, .arg = "PATH",
+         .help = "a real model instead of a shape"},
         {"dtype", 0, NULL, OPT_STR, &b.dtypes, .arg = "LIST",
          .help = "f32, f16, bf16, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: native)"},
         {"test", 0, NULL, OPT_STR, &b.tests, .arg = "LIST",
          .help = "ppN = a prompt of N tokens, tgN = N generated (default pp512,tg128)"},
         {"threads", 't', NULL, OPT_STR, &b.threads, .arg = "LIST", .help = "default 1,2"},
-        {"batch", 0, NULL, OPT_STR, &b.batches, .arg = "LIST", .help = "sequences at a time (default 1)"},
+        {"batch", 0, NULL, OPT_STR, &b.batches, .arg = "LIST",
+         .help = "sequences at a time (default 1)"},
         {"depth", 'd', "n-depth", OPT_STR, &b.depths, .arg = "LIST",
          .help = "tokens already in the KV cache (default 0)"},
-        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N", "samples; medians are printed (default 5)"},
-        OPTS_JSON(&b.json), OPTS_HELP(&b.help), OPTS_END};
+        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N",
+         "samples; medians are printed (default 5)"},
+        OPTS_JSON(&b.json),
+        OPTS_HELP(&b.help),
+        OPTS_END};
     const struct opt tok_table[] = {
-        OPTS_MODEL(&b.model), {"text", 'f', "file", OPT_STR, &b.text, .arg = "FILE", .help = "what to tokenise"},
+        OPTS_MODEL(&b.model),
+        {"text", 'f', "file", OPT_STR, &b.text, .arg = "FILE", .help = "what to tokenise"},
         {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N", "samples (default 5)"},
-        OPTS_JSON(&b.json), OPTS_HELP(&b.help), OPTS_END};
+        OPTS_JSON(&b.json),
+        OPTS_HELP(&b.help),
+        OPTS_END};
     const struct cmd_help help = {tokenize ? "bench tokenize MODEL --text FILE" : "bench [options]",
-                                  tokenize ? "Tokenising speed on one core."
-                                           : "Prefill and decode speed beside this machine's limits.",
+                                  tokenize
+                                      ? "Tokenising speed on one core."
+                                      : "Prefill and decode speed beside this machine's limits.",
                                   &b.help};
     int rest;
     argc -= tokenize;

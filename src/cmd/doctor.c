@@ -1,4 +1,5 @@
-/* doctor.c - `doctor`: what pumice finds on this machine, and whether a model's numbers are numbers. */
+/* doctor.c - `doctor`: what pumice finds on this machine, and whether a model's numbers are
+ * numbers. */
 #include <errno.h>
 #include <math.h>
 #include <sched.h>
@@ -24,8 +25,8 @@ struct report {
 /* One finding: what it is, what was found, and advice (NULL = fine as it is). */
 static void found(struct report *r, const char *what, const char *value, const char *advice) {
     r->n_bad += advice != NULL;
-    json_array_append_new(r->checks, json_pack("{s:s,s:s,s:b,s:s?}", "check", what, "found", value, "ok",
-                                               advice == NULL, "advice", advice));
+    json_array_append_new(r->checks, json_pack("{s:s,s:s,s:b,s:s?}", "check", what, "found", value,
+                                               "ok", advice == NULL, "advice", advice));
     if (!r->json)
         printf("%-7s %-16s %s%s%s\n", advice ? "advice" : "ok", what, value, advice ? "; " : "",
                advice ? advice : "");
@@ -85,7 +86,7 @@ static void check_system(struct report *r) {
     found(r, "system", text, NULL);
 }
 
-/* -- a model's weights ----------------------------------------------------------------------------------- */
+/* -- a model's weights ------------------------------------------------------------------------- */
 
 struct census {
     int64_t nan, inf, n;
@@ -95,7 +96,8 @@ static void count_values(const struct tensor *t, struct census *c) {
     const struct dtype_info *d = dtype_info(t->type);
     enum { BLOCKS = 64 };
     float value[BLOCKS * 256];
-    char block[BLOCKS * 256 * sizeof(float)]; /* an aligned copy: data in a file may stand anywhere */
+    char block[BLOCKS * 256 *
+               sizeof(float)]; /* an aligned copy: data in a file may stand anywhere */
     size_t n_block = t->bytes / (size_t)d->bytes;
     for (size_t at = 0; at < n_block; at += BLOCKS) {
         size_t n = n_block - at < BLOCKS ? n_block - at : BLOCKS;
@@ -147,8 +149,9 @@ int cmd_doctor(int argc, char **argv) {
     bool help = false;
     int rest;
     const struct opt table[] = {OPTS_MODEL(&model), OPTS_JSON(&r.json), OPTS_HELP(&help), OPTS_END};
-    const struct cmd_help h = {"doctor [MODEL]",
-                               "What this machine offers; with a model, whether every weight is a number.", &help};
+    const struct cmd_help h = {
+        "doctor [MODEL]",
+        "What this machine offers; with a model, whether every weight is a number.", &help};
     if (cmd_parse(&h, table, argc, argv, &rest, &err) || help)
         goto out;
     if (!model && rest < argc)

@@ -1,6 +1,5 @@
-/* probe.c - see probe.h.
- * Reading: one pass over 512 MiB in huge pages, each thread its own half.  Arithmetic: the probe kernels,
- * which keep independent sums in registers. */
+/* probe.c - see probe.h. Reading: one pass over 512 MiB in huge pages, each thread its own half.
+ * Arithmetic: the probe kernels, which keep independent sums in registers. */
 #include "cmd/probe.h"
 
 #include <stdlib.h>
@@ -91,14 +90,15 @@ double median(double *v, int n) {
 
 struct limits probe_limits(struct probe *p, struct pool *pool) {
     double read[PROBE_RUNS], f32[PROBE_RUNS], bf16[PROBE_RUNS], i8[PROBE_RUNS];
-    for (int i = 0; i < PROBE_RUNS; i++) { /* interleaved: a noisy moment touches one sample of each */
+    for (int i = 0; i < PROBE_RUNS;
+         i++) { /* interleaved: a noisy moment touches one sample of each */
         read[i] = probe_read_rate(p, pool);
         f32[i] = burn_rate(kern.probe_f32, pool);
         bf16[i] = burn_rate(kern.probe_bf16, pool);
         i8[i] = burn_rate(kern.probe_i8, pool);
     }
-    return (struct limits){median(read, PROBE_RUNS), median(f32, PROBE_RUNS), median(bf16, PROBE_RUNS),
-                           median(i8, PROBE_RUNS)};
+    return (struct limits){median(read, PROBE_RUNS), median(f32, PROBE_RUNS),
+                           median(bf16, PROBE_RUNS), median(i8, PROBE_RUNS)};
 }
 
 double limits_ops(const struct limits *l, enum dtype weights) {

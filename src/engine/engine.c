@@ -1,14 +1,14 @@
 /* engine.c - requests become batches (see engine.h).
  *
- * A slot is one sequence: the ids whose KV it holds, and the request it works for, if any.  A free slot
- * keeps its KV, so that the next turn of a chat, submitted in full, finds its own past there.
+ * A slot is one sequence: the ids whose KV it holds, and the request it works for, if any.  A free
+ * slot keeps its KV, so that the next turn of a chat, submitted in full, finds its own past there.
  *
- * Each step gives every decoding sequence its token first and fills the rest of the batch with prompts in
- * order of arrival (Sarathi's rule; the budget is fixed here).
+ * Each step gives every decoding sequence its token first and fills the rest of the batch with
+ * prompts in order of arrival (Sarathi's rule; the budget is fixed here).
  *
- * Invariants: (1) ids[0..n_kv) of a slot are exactly the tokens whose K and V stand in the cache; (2) at
- * least the last prompt token is computed, for its logits; (3) every accepted request gets exactly one
- * on_done.  Tested in test/unit/engine.c. */
+ * Invariants: (1) ids[0..n_kv) of a slot are exactly the tokens whose K and V stand in the cache;
+ * (2) at least the last prompt token is computed, for its logits; (3) every accepted request gets
+ * exactly one on_done.  Tested in test/unit/engine.c. */
 #include "engine/engine.h"
 
 #include <stdlib.h>
@@ -18,24 +18,24 @@
 #include "base/mem.h"
 #include "model/run.h"
 
-struct job {                  /* an accepted request: its copy and its progress */
+struct job { /* an accepted request: its copy and its progress */
     struct req r;
-    struct job *next;         /* queue */
+    struct job *next; /* queue */
     struct sampler *sampler;
     struct tok_stream stream;
-    struct buf text;          /* decoded but not delivered: may be the start of a stop string */
+    struct buf text; /* decoded but not delivered: may be the start of a stop string */
     struct logprob top[20];
     struct usage use;
     int64_t start_us, first_us;
-    int64_t order;            /* arrival number */
+    int64_t order; /* arrival number */
     bool cancelled;
 };
 
 struct slot {
     struct ids ids;
     int n_kv;
-    struct job *job;          /* NULL = free */
-    int64_t used;             /* step counter at last use, for choosing among free slots */
+    struct job *job; /* NULL = free */
+    int64_t used;    /* step counter at last use, for choosing among free slots */
 };
 
 struct engine {
@@ -52,7 +52,7 @@ struct engine {
     size_t logits_bytes;
 };
 
-/* -- open and close -------------------------------------------------------------------------------------- */
+/* -- open and close ---------------------------------------------------------------------------- */
 
 struct engine *engine_open(const struct model *m, struct pool *pool, const struct engine_opts *o,
                            struct err *err) {
@@ -67,8 +67,8 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
     if (e->n_batch > e->n_ctx * e->n_slot)
         e->n_batch = e->n_ctx * e->n_slot;
     if (m->cfg.learned_pos && e->n_ctx > m->cfg.max_ctx) {
-        err_set(err, E_USAGE, "context size %d: %s has learned positions for %d tokens only", e->n_ctx,
-                m->cfg.arch, m->cfg.max_ctx);
+        err_set(err, E_USAGE, "context size %d: %s has learned positions for %d tokens only",
+                e->n_ctx, m->cfg.arch, m->cfg.max_ctx);
         goto fail;
     }
     enum dtype type = o->kv_type;
@@ -147,13 +147,14 @@ size_t engine_kv_held(const struct engine *e) {
     return n * kv_token_bytes(&e->m->cfg, kv_type(e->kv));
 }
 
-/* -- requests -------------------------------------------------------------------------------------------- */
+/* -- requests ---------------------------------------------------------------------------------- */
 
 int engine_submit(struct engine *e, const struct req *r, struct err *err) {
     if (r->n < 1)
         return err_set(err, E_USAGE, "the prompt is empty");
     if (r->n >= e->n_ctx)
-        return err_set(err, E_USAGE, "the prompt has %d tokens, the context holds %d (and one must stay free)",
+        return err_set(err, E_USAGE,
+                       "the prompt has %d tokens, the context holds %d (and one must stay free)",
                        r->n, e->n_ctx);
     for (int i = 0; i < r->n; i++)
         if (r->ids[i] < 0 || r->ids[i] >= e->m->cfg.vocab)
@@ -198,7 +199,8 @@ static void slot_end(struct engine *e, struct slot *s, enum finish why, const st
     job_end(j, why, err);
 }
 
-/* Length of the common prefix of a slot's cached tokens and a prompt, short of the prompt's last token. */
+/* Length of the common prefix of a slot's cached tokens and a prompt, short of the prompt's last
+ * token. */
 static int reusable(const struct slot *s, const struct req *r) {
     int n = 0, most = s->n_kv < r->n - 1 ? s->n_kv : r->n - 1;
     while (n < most && s->ids.id[n] == r->ids[n])
@@ -206,8 +208,8 @@ static int reusable(const struct slot *s, const struct req *r) {
     return n;
 }
 
-/* Gives waiting requests to free slots: the slot that shares the longest prefix, else the least recently
- * used. */
+/* Gives waiting requests to free slots: the slot that shares the longest prefix, else the least
+ * recently used. */
 static void admit(struct engine *e) {
     for (struct job **link = &e->head; *link;) {
         struct job *j = *link;
@@ -240,7 +242,7 @@ static void admit(struct engine *e) {
     }
 }
 
-/* -- tokens out ------------------------------------------------------------------------------------------ */
+/* -- tokens out -------------------------------------------------------------------------------- */
 
 /* Earliest stop string in text, or the length of text; *found tells which. */
 static size_t find_stop(const struct req *r, const char *text, size_t n, bool *found) {
@@ -289,7 +291,8 @@ static bool deliver(struct job *j, struct token *t, size_t safe) {
     return go_on;
 }
 
-/* Text still held back goes out with id -1 when the answer ends for a reason other than a stop string. */
+/* Text still held back goes out with id -1 when the answer ends for a reason other than a stop
+ * string. */
 static void flush(struct engine *e, struct job *j) {
     if (e->m->tok)
         tok_stream_end(&j->stream, &j->text);
@@ -297,12 +300,14 @@ static void flush(struct engine *e, struct job *j) {
         deliver(j, &(struct token){.id = -1}, j->text.len);
 }
 
-/* Decodes id into the pending text; how much of it can be shown, and whether a stop string was met. */
+/* Decodes id into the pending text; how much of it can be shown, and whether a stop string was
+ * met. */
 static size_t add_text(const struct engine *e, struct job *j, int32_t id, bool *stopped) {
     *stopped = false;
     if (!e->m->tok)
         return 0;
-    tok_stream_add(&j->stream, id, &j->text, NULL); /* an id without a piece (padded vocabulary) has no text */
+    tok_stream_add(&j->stream, id, &j->text,
+                   NULL); /* an id without a piece (padded vocabulary) has no text */
     const char *text = buf_str(&j->text);
     size_t at = find_stop(&j->r, text, j->text.len, stopped);
     return *stopped ? at : at - maybe_stop(&j->r, text, j->text.len);
@@ -343,16 +348,17 @@ static void next_token(struct engine *e, struct slot *s, const float *logits) {
     }
 }
 
-/* -- the step -------------------------------------------------------------------------------------------- */
+/* -- the step ---------------------------------------------------------------------------------- */
 
 static void add_span(struct engine *e, struct batch *b, int i, int n) {
     struct slot *s = &e->slot[i];
     e->span_slot[b->n_span] = i;
-    e->span[b->n_span++] = (struct span){.slot = i,
-                                         .pos = s->n_kv,
-                                         .n = n,
-                                         .ids = s->ids.id + s->n_kv,
-                                         .want = s->n_kv + n == (int)s->ids.n ? WANT_LAST : WANT_NONE};
+    e->span[b->n_span++] =
+        (struct span){.slot = i,
+                      .pos = s->n_kv,
+                      .n = n,
+                      .ids = s->ids.id + s->n_kv,
+                      .want = s->n_kv + n == (int)s->ids.n ? WANT_LAST : WANT_NONE};
 }
 
 /* The slot whose prompt is next in order of arrival after number `order`, or -1. */
@@ -360,7 +366,8 @@ static int next_prompt(const struct engine *e, int64_t order) {
     int pick = -1;
     for (int i = 0; i < e->n_slot; i++) {
         const struct job *j = e->slot[i].job;
-        if (j && !j->use.n_out && j->order > order && (pick < 0 || j->order < e->slot[pick].job->order))
+        if (j && !j->use.n_out && j->order > order &&
+            (pick < 0 || j->order < e->slot[pick].job->order))
             pick = i;
     }
     return pick;
@@ -391,7 +398,8 @@ bool engine_step(struct engine *e) {
         if (e->slot[i].job && e->slot[i].job->cancelled)
             slot_end(e, &e->slot[i], FIN_CANCELLED, NULL);
     admit(e);
-    for (int i = 0; i < e->n_slot; i++) { /* a request for no tokens at all: its prompt fills the cache only */
+    for (int i = 0; i < e->n_slot;
+         i++) { /* a request for no tokens at all: its prompt fills the cache only */
         struct slot *s = &e->slot[i];
         if (s->job && s->job->r.max_new == 0 && s->n_kv == s->job->r.n)
             slot_end(e, s, FIN_LENGTH, NULL);

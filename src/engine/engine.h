@@ -1,6 +1,6 @@
-/* engine.h - THE boundary: requests in, tokens out.  Callers submit the full prompt every time; what to
- * reuse, extend or compute is the engine's business.  Above it nobody sees a tensor; below it nobody sees
- * a request.  One thread calls everything here. */
+/* engine.h - THE boundary: requests in, tokens out.  Callers submit the full prompt every time;
+ * what to reuse, extend or compute is the engine's business.  Above it nobody sees a tensor; below
+ * it nobody sees a request.  One thread calls everything here. */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
@@ -12,45 +12,45 @@
 struct engine;
 
 struct engine_opts {
-    int n_slot;          /* sequences at a time (1 for chat)                                   */
-    int n_ctx;           /* tokens per sequence; 0 = the model's own, at most 4096             */
-    int n_batch;         /* tokens per step: decodes first, the rest goes to prompts; 0 = 512  */
-    enum dtype kv_type;  /* DT_F32 or DT_F16; DT_NONE = F32 for an F32 model, else F16         */
+    int n_slot;         /* sequences at a time (1 for chat)                                   */
+    int n_ctx;          /* tokens per sequence; 0 = the model's own, at most 4096             */
+    int n_batch;        /* tokens per step: decodes first, the rest goes to prompts; 0 = 512  */
+    enum dtype kv_type; /* DT_F32 or DT_F16; DT_NONE = F32 for an F32 model, else F16         */
 };
 
 enum finish { FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR };
 
-struct token {           /* one generated token, borrowed during the callback */
-    int32_t id;          /* -1: only text that was held back in case it began a stop string */
-    const char *text;    /* whole UTF-8 characters that became final; may be empty */
+struct token {        /* one generated token, borrowed during the callback */
+    int32_t id;       /* -1: only text that was held back in case it began a stop string */
+    const char *text; /* whole UTF-8 characters that became final; may be empty */
     size_t len;
-    float logprob;                 /* if n_logprobs > 0 */
-    const struct logprob *top;     /* n_logprobs of them */
+    float logprob;             /* if n_logprobs > 0 */
+    const struct logprob *top; /* n_logprobs of them */
 };
 struct usage {
     int n_prompt, n_cached, n_out; /* cached = prompt tokens whose KV was reused */
     int64_t prompt_us, decode_us;
     enum finish why;
-    const struct err *err;         /* FIN_ERROR only; borrowed during the callback */
+    const struct err *err; /* FIN_ERROR only; borrowed during the callback */
 };
 
 typedef bool token_fn(void *ud, const struct token *t); /* false = cancel */
 typedef void done_fn(void *ud, const struct usage *u);
 
 struct req {
-    const int32_t *ids;            /* full prompt, copied */
+    const int32_t *ids; /* full prompt, copied */
     int n;
-    int max_new;                   /* -1 = until the context is full */
+    int max_new; /* -1 = until the context is full */
     struct sampling sampling;
-    const char *const *stop;       /* stop strings, copied; the stop and what follows is not delivered */
+    const char *const *stop; /* stop strings, copied; the stop and what follows is not delivered */
     int n_stop;
-    const int32_t *stop_id;        /* token ids that end the answer, besides the model's EOS; copied */
+    const int32_t *stop_id; /* token ids that end the answer, besides the model's EOS; copied */
     int n_stop_id;
     bool ignore_eos;
-    bool continues;                /* the answer goes on the prompt's text: its leading space is kept */
-    int n_logprobs;                /* 0 = none, up to 20 */
-    token_fn *on_token;            /* may be NULL */
-    done_fn *on_done;              /* exactly one call for each accepted request; may be NULL */
+    bool continues;     /* the answer goes on the prompt's text: its leading space is kept */
+    int n_logprobs;     /* 0 = none, up to 20 */
+    token_fn *on_token; /* may be NULL */
+    done_fn *on_done;   /* exactly one call for each accepted request; may be NULL */
     void *ud;
 };
 
@@ -59,12 +59,12 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
                            struct err *err);
 void engine_close(struct engine *e);
 int engine_ctx(const struct engine *e);
-size_t engine_kv_bytes(const struct engine *e);          /* reserved */
-size_t engine_kv_held(const struct engine *e);           /* of the tokens now in the slots */
+size_t engine_kv_bytes(const struct engine *e); /* reserved */
+size_t engine_kv_held(const struct engine *e);  /* of the tokens now in the slots */
 
 /* Queues a request.  E_USAGE if the prompt is empty or does not fit the context. */
 int engine_submit(struct engine *e, const struct req *r, struct err *err);
-bool engine_step(struct engine *e);                      /* one forward pass; false = nothing left to do */
-void engine_cancel(struct engine *e, void *ud);          /* requests with this ud end with FIN_CANCELLED */
+bool engine_step(struct engine *e);             /* one forward pass; false = nothing left to do */
+void engine_cancel(struct engine *e, void *ud); /* requests with this ud end with FIN_CANCELLED */
 
 #endif

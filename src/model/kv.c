@@ -1,7 +1,7 @@
 /* kv.c - see kv.h.
  *
- * One block for all slots: [slot][layer][k, v][token][kv head][component].  A view's stride is one token of
- * one layer, so attention walks memory forwards. */
+ * One block for all slots: [slot][layer][k, v][token][kv head][component].  A view's stride is one
+ * token of one layer, so attention walks memory forwards. */
 #include "model/kv.h"
 
 #include <stdlib.h>
@@ -24,14 +24,14 @@ struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, 
     size_t bytes;
     if (!size_mul(kv_token_bytes(c, type), (size_t)n_ctx, &bytes) ||
         !size_mul(bytes, (size_t)n_slot, &bytes)) {
-        err_set(err, E_MEMORY, "KV cache: %d sequences of %d tokens overflow the address space", n_slot,
-                n_ctx);
+        err_set(err, E_MEMORY, "KV cache: %d sequences of %d tokens overflow the address space",
+                n_slot, n_ctx);
         return NULL;
     }
     size_t room = mem_available();
     if (room && bytes > room) {
-        err_set(err, E_MEMORY, "KV cache: %d x %d tokens need %zu MiB, %zu MiB are available", n_slot,
-                n_ctx, bytes >> 20, room >> 20);
+        err_set(err, E_MEMORY, "KV cache: %d x %d tokens need %zu MiB, %zu MiB are available",
+                n_slot, n_ctx, bytes >> 20, room >> 20);
         return NULL;
     }
     char *data = mem_pages(bytes, "KV cache", err);

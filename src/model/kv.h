@@ -8,19 +8,21 @@
 
 struct kv;
 
-/* Room for n_slot sequences of n_ctx tokens; type is DT_F32 or DT_F16.  E_MEMORY with the bytes needed. */
+/* Room for n_slot sequences of n_ctx tokens; type is DT_F32 or DT_F16.  E_MEMORY with the bytes
+ * needed. */
 struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, struct err *err);
 void kv_close(struct kv *kv);
 int kv_ctx(const struct kv *kv);
 int kv_slots(const struct kv *kv);
 enum dtype kv_type(const struct kv *kv);
-size_t kv_bytes(const struct kv *kv);                                 /* reserved, all slots */
-size_t kv_token_bytes(const struct cfg *c, enum dtype type);          /* K and V of one token, all layers */
+size_t kv_bytes(const struct kv *kv);                        /* reserved, all slots */
+size_t kv_token_bytes(const struct cfg *c, enum dtype type); /* K and V of one token, all layers */
 
-/* K and V of one layer of one slot: token t's n_kv_head*head_dim components start at k + t*stride. */
+/* K and V of one layer of one slot: token t's n_kv_head*head_dim components start at k +
+ * t*stride. */
 struct kv_view {
     char *k, *v;
-    size_t stride;   /* bytes from one token to the next */
+    size_t stride; /* bytes from one token to the next */
     enum dtype type;
 };
 struct kv_view kv_view(const struct kv *kv, int slot, int layer);

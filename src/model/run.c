@@ -1,12 +1,12 @@
 /* run.c - the transformer, forwards.
  *
- * One pass for all families; what differs is a flag of struct cfg.  Shapes in comments: T tokens of the
- * batch, D model width, H heads, G key-value heads, C components of a head, F width of the MLP.
+ * One pass for all families; what differs is a flag of struct cfg.  Shapes in comments: T tokens of
+ * the batch, D model width, H heads, G key-value heads, C components of a head, F width of the MLP.
  *
- * Invariants: (1) the arithmetic of a token's row depends on the token, its position and its sequence's KV
- * only: every kernel works on one row, and attention walks the past in order, so a batch, a chunk and a
- * single step give the same bits; (2) nothing is allocated between entry and exit of run_step.
- * Tested in test/unit/run.c. */
+ * Invariants: (1) the arithmetic of a token's row depends on the token, its position and its
+ * sequence's KV only: every kernel works on one row, and attention walks the past in order, so a
+ * batch, a chunk and a single step give the same bits; (2) nothing is allocated between entry and
+ * exit of run_step. Tested in test/unit/run.c. */
 #include "model/run.h"
 
 #include <math.h>
@@ -25,20 +25,20 @@ struct run {
     struct linear_ctx *lin;
     int max_tok, n_ctx;
 
-    float *x;           /* (T, D) the residual stream                     */
-    float *h, *h2;      /* (T, D) normed inputs of attention and MLP      */
-    float *q, *att;     /* (T, H*C)                                       */
-    float *k, *v;       /* (T, G*C)                                       */
-    float *gate, *up;   /* (T, F)                                         */
-    float *y;           /* (T, D) what a sub-layer adds to the stream     */
-    float *score;       /* (threads, n_ctx) attention weights of one head */
-    float *cos, *sin;   /* (n_ctx, rope_dim/2)                            */
-    int *slot, *pos;    /* (T) whose token this is, and where             */
-    void *arena;        /* owns all of the above                          */
+    float *x;         /* (T, D) the residual stream                     */
+    float *h, *h2;    /* (T, D) normed inputs of attention and MLP      */
+    float *q, *att;   /* (T, H*C)                                       */
+    float *k, *v;     /* (T, G*C)                                       */
+    float *gate, *up; /* (T, F)                                         */
+    float *y;         /* (T, D) what a sub-layer adds to the stream     */
+    float *score;     /* (threads, n_ctx) attention weights of one head */
+    float *cos, *sin; /* (n_ctx, rope_dim/2)                            */
+    int *slot, *pos;  /* (T) whose token this is, and where             */
+    void *arena;      /* owns all of the above                          */
     size_t arena_bytes;
 };
 
-/* -- set-up -------------------------------------------------------------------------------------------- */
+/* -- set-up ------------------------------------------------------------------------------------ */
 
 /* Hands out 64-byte aligned pieces; with base NULL it only counts. */
 static void *piece(char *base, size_t *used, size_t n, size_t size) {
@@ -69,7 +69,8 @@ static size_t carve(struct run *r, char *base) {
     return used;
 }
 
-struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n_ctx, struct err *err) {
+struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n_ctx,
+                    struct err *err) {
     const struct cfg *c = &m->cfg;
     struct run *r = mem_new(sizeof *r);
     *r = (struct run){.m = m, .pool = pool, .max_tok = max_tok, .n_ctx = n_ctx};
@@ -97,7 +98,7 @@ void run_free(struct run *r) {
     free(r);
 }
 
-/* -- rows: work that each token does for itself ---------------------------------------------------------- */
+/* -- rows: work that each token does for itself ------------------------------------------------ */
 
 struct rows {
     const struct run *r;
@@ -130,7 +131,8 @@ static void norm_rows(void *arg, int id, int n) {
 }
 
 /* y = norm(x), both (n, D). */
-static void norm(const struct run *r, float *y, const float *x, int n, const float *w, const float *b) {
+static void norm(const struct run *r, float *y, const float *x, int n, const float *w,
+                 const float *b) {
     over_rows(&(struct rows){r, n, r->m->cfg.dim, y, x, w, b}, norm_rows);
 }
 
@@ -170,7 +172,7 @@ static void act_rows(void *arg, int id, int n) {
         kern.mul(a, j->x + (size_t)lo * j->width, count);
 }
 
-/* -- the layers ------------------------------------------------------------------------------------------ */
+/* -- the layers -------------------------------------------------------------------------------- */
 
 static void embed(const struct run *r, const struct batch *b) {
     const struct cfg *c = &r->m->cfg;
@@ -201,16 +203,20 @@ static void rope_and_store(void *arg, int id, int n) {
     const struct attn *a = arg;
     const struct run *r = a->r;
     const struct cfg *c = &r->m->cfg;
-    int dq = c->n_head * c->head_dim, dk = c->n_kv_head * c->head_dim, half = c->rope_dim / 2, lo, hi;
+    int dq = c->n_head * c->head_dim, dk = c->n_kv_head * c->head_dim, half = c->rope_dim / 2, lo,
+        hi;
     pool_split(a->n_tok, 1, id, n, &lo, &hi);
     for (int t = lo; t < hi; t++) {
         float *q = r->q + (size_t)t * dq, *k = r->k + (size_t)t * dk, *v = r->v + (size_t)t * dk;
         for (int h = 0; c->qk_norm && h < c->n_head; h++)
-            kern.rms_norm(q + h * c->head_dim, q + h * c->head_dim, a->l->q_norm, c->head_dim, c->norm_eps);
+            kern.rms_norm(q + h * c->head_dim, q + h * c->head_dim, a->l->q_norm, c->head_dim,
+                          c->norm_eps);
         for (int h = 0; c->qk_norm && h < c->n_kv_head; h++)
-            kern.rms_norm(k + h * c->head_dim, k + h * c->head_dim, a->l->k_norm, c->head_dim, c->norm_eps);
+            kern.rms_norm(k + h * c->head_dim, k + h * c->head_dim, a->l->k_norm, c->head_dim,
+                          c->norm_eps);
         if (half) {
-            const float *cos = r->cos + (size_t)r->pos[t] * half, *sin = r->sin + (size_t)r->pos[t] * half;
+            const float *cos = r->cos + (size_t)r->pos[t] * half,
+                        *sin = r->sin + (size_t)r->pos[t] * half;
             kern.rope(q, cos, sin, c->n_head, c->head_dim, c->rope_dim);
             kern.rope(k, cos, sin, c->n_kv_head, c->head_dim, c->rope_dim);
         }
@@ -234,20 +240,21 @@ static void attend_head(const struct attn *a, int t, int head, float *score) {
     struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
     int first = c->window && r->pos[t] >= c->window ? r->pos[t] - c->window + 1 : 0;
     int n = r->pos[t] - first + 1;
-    size_t group = (size_t)(head / (c->n_head / c->n_kv_head)) * dtype_row_bytes(kv.type, c->head_dim);
+    size_t group =
+        (size_t)(head / (c->n_head / c->n_kv_head)) * dtype_row_bytes(kv.type, c->head_dim);
     const char *k = kv.k + (size_t)first * kv.stride + group;
     const char *v = kv.v + (size_t)first * kv.stride + group;
     float scale = 1.0f / sqrtf((float)c->head_dim);
     bool half = kv.type == DT_F16;
-    (half ? kern.attn_score_f16 : kern.attn_score_f32)(score, r->q + off, k, kv.stride, n, c->head_dim,
-                                                        scale);
+    (half ? kern.attn_score_f16 : kern.attn_score_f32)(score, r->q + off, k, kv.stride, n,
+                                                       c->head_dim, scale);
     float sum = kern.softmax_exp(score, n);
-    (half ? kern.attn_mix_f16 : kern.attn_mix_f32)(r->att + off, score, v, kv.stride, n, c->head_dim,
-                                                    1.0f / sum);
+    (half ? kern.attn_mix_f16 : kern.attn_mix_f32)(r->att + off, score, v, kv.stride, n,
+                                                   c->head_dim, 1.0f / sum);
 }
 
-/* Each thread takes every n-th group of heads that share keys: later tokens have longer pasts, so blocks
- * of tokens would leave one thread with most of the work. */
+/* Each thread takes every n-th group of heads that share keys: later tokens have longer pasts, so
+ * blocks of tokens would leave one thread with most of the work. */
 static void attend(void *arg, int id, int n) {
     const struct attn *a = arg;
     const struct cfg *c = &a->r->m->cfg;
@@ -262,8 +269,10 @@ static void attend(void *arg, int id, int n) {
 static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
     const struct layer *l = &r->m->layer[i];
     struct attn a = {r, kv, l, i, n_tok};
-    linear(r->lin, r->h, n_tok,
-           (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}}, 3);
+    linear(
+        r->lin, r->h, n_tok,
+        (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}},
+        3);
     if (n_tok < 4)
         rope_and_store(&a, 0, 1);
     else
@@ -315,7 +324,7 @@ static int wanted(const struct run *r, const struct batch *b) {
     return n;
 }
 
-/* -- the step -------------------------------------------------------------------------------------------- */
+/* -- the step ---------------------------------------------------------------------------------- */
 
 static int check(const struct run *r, const struct kv *kv, const struct batch *b, int *n_tok,
                  struct err *err) {
@@ -325,17 +334,17 @@ static int check(const struct run *r, const struct kv *kv, const struct batch *b
         const struct span *sp = &b->span[s];
         if (sp->n < 1 || sp->slot < 0 || sp->slot >= kv_slots(kv) || sp->pos < 0 || sp->n > n_ctx ||
             sp->pos > n_ctx - sp->n)
-            return err_set(err, E_USAGE, "%d tokens from position %d do not fit the context of %d", sp->n,
-                           sp->pos, n_ctx);
+            return err_set(err, E_USAGE, "%d tokens from position %d do not fit the context of %d",
+                           sp->n, sp->pos, n_ctx);
         for (int i = 0; i < sp->n; i++)
             if (sp->ids[i] < 0 || sp->ids[i] >= r->m->cfg.vocab)
-                return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d", sp->ids[i],
-                               r->m->cfg.vocab);
+                return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d",
+                               sp->ids[i], r->m->cfg.vocab);
         total += sp->n;
     }
     if (total > r->max_tok)
-        return err_set(err, E_USAGE, "a batch of %lld tokens exceeds the limit of %d", (long long)total,
-                       r->max_tok);
+        return err_set(err, E_USAGE, "a batch of %lld tokens exceeds the limit of %d",
+                       (long long)total, r->max_tok);
     *n_tok = (int)total;
     return 0;
 }

@@ -7,10 +7,18 @@
 
 enum want { WANT_NONE, WANT_LAST, WANT_ALL };
 
-struct span {            /* n consecutive tokens of one sequence; a prompt chunk and a decode step look alike */
-    int slot, pos, n;    /* the first token's position; positions before it must already be in the KV         */
-    const int32_t *ids;  /* borrowed for the call                                                             */
-    enum want want;      /* which of its rows produce logits                                                  */
+struct
+    span { /* n consecutive tokens of one sequence; a prompt chunk and a decode step look alike */
+    int slot, pos,
+        n; /* the first token's position; positions before it must already be in the KV */
+    const int32_t *ids; /* borrowed for the call */
+    enum want want;     /* which of its rows produce logits */
+};
+struct batch {
+    const struct span { /* n consecutive tokens of one sequence: a prompt chunk, or a decode step */
+    int slot, pos, n;   /* pos of the first; positions before it must be in the KV already */
+    const int32_t *ids; /* borrowed for the call */
+    enum want want;     /* which of its rows produce logits */
 };
 struct batch {
     const struct span *span;
@@ -19,13 +27,15 @@ struct batch {
 
 struct run; /* activations for one batch at a time; one thread calls it */
 
-/* Room for batches of up to max_tok tokens and spans up to n_ctx positions.  m and pool are borrowed. */
-struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n_ctx, struct err *err);
+/* Room for batches of up to max_tok tokens and spans up to n_ctx positions.  m and pool are
+ * borrowed. */
+struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n_ctx,
+                    struct err *err);
 void run_free(struct run *r);
 
-/* Appends the batch's K and V to kv and writes one (vocab) row of logits per wanted token, in span order.
- * logits: room for all of them.  Allocates nothing.  E_USAGE for an id outside the vocabulary, a span
- * outside the context, or too many tokens (nothing is written then). */
+/* Appends the batch's K and V to kv and writes one (vocab) row of logits per wanted token, in span
+ * order. logits: room for all of them.  Allocates nothing.  E_USAGE for an id outside the
+ * vocabulary, a span outside the context, or too many tokens (nothing is written then). */
 int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits, struct err *err);
 
 #endif

@@ -1,6 +1,6 @@
-/* sample.c - see sample.h.
- * Order of the filters as in llama.cpp: bias and penalties, top_k, top_p, min_p, temperature.  The best
- * candidates come off a heap, so a vocabulary of 150,000 is never sorted. */
+/* sample.c - see sample.h. Order of the filters as in llama.cpp: bias and penalties, top_k, top_p,
+ * min_p, temperature.  The best candidates come off a heap, so a vocabulary of 150,000 is never
+ * sorted. */
 #include "model/sample.h"
 
 #include <math.h>
@@ -20,11 +20,11 @@ struct sampler {
     struct sampling s;
     int vocab;
     struct rng rng;
-    struct ids past;      /* prompt and generated tokens */
-    int32_t *generated;   /* (vocab) how often each token was generated */
-    uint8_t *seen;        /* (vocab) among the last repeat_last_n; scratch, all zero between calls */
-    struct cand *cand;    /* (vocab) */
-    float *weight;        /* (vocab) the logits after penalties, then the candidates' weights */
+    struct ids past;    /* prompt and generated tokens */
+    int32_t *generated; /* (vocab) how often each token was generated */
+    uint8_t *seen;      /* (vocab) among the last repeat_last_n; scratch, all zero between calls */
+    struct cand *cand;  /* (vocab) */
+    float *weight;      /* (vocab) the logits after penalties, then the candidates' weights */
 };
 
 struct sampling sampling_default(void) {
@@ -63,7 +63,7 @@ void sampler_prompt(struct sampler *s, const int32_t *ids, int n) {
     ids_addn(&s->past, ids, (size_t)n);
 }
 
-/* -- bias and penalties ---------------------------------------------------------------------------------- */
+/* -- bias and penalties ------------------------------------------------------------------------ */
 
 static void penalise(struct sampler *p, float *logits) {
     const struct sampling *s = &p->s;
@@ -71,14 +71,16 @@ static void penalise(struct sampler *p, float *logits) {
         if (s->bias[i].id >= 0 && s->bias[i].id < p->vocab)
             logits[s->bias[i].id] += s->bias[i].bias;
     size_t n = p->past.n;
-    size_t from = s->repeat_last_n >= 0 && (size_t)s->repeat_last_n < n ? n - (size_t)s->repeat_last_n : 0;
+    size_t from =
+        s->repeat_last_n >= 0 && (size_t)s->repeat_last_n < n ? n - (size_t)s->repeat_last_n : 0;
     if (s->repeat_penalty != 1) {
         for (size_t i = from; i < n; i++) {
             int32_t id = p->past.id[i];
             if (id < 0 || id >= p->vocab || p->seen[id])
                 continue;
             p->seen[id] = 1;
-            logits[id] = logits[id] > 0 ? logits[id] / s->repeat_penalty : logits[id] * s->repeat_penalty;
+            logits[id] =
+                logits[id] > 0 ? logits[id] / s->repeat_penalty : logits[id] * s->repeat_penalty;
         }
         for (size_t i = from; i < n; i++)
             if (p->past.id[i] >= 0 && p->past.id[i] < p->vocab)
@@ -102,7 +104,7 @@ static int32_t best(const float *logits, int n) {
     return at;
 }
 
-/* -- the best candidates in order ------------------------------------------------------------------------ */
+/* -- the best candidates in order -------------------------------------------------------------- */
 
 static bool better(struct cand a, struct cand b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -133,13 +135,15 @@ static void heap_pop(struct cand *h, int n) {
     sift_down(h, n - 1, 0);
 }
 
-/* How many of the best candidates top_k and top_p keep; they end up at cand[vocab-1], [vocab-2], ... */
+/* How many of the best candidates top_k and top_p keep; they end up at cand[vocab-1], [vocab-2],
+ * ... */
 static int select_best(struct sampler *p) {
     int n = p->vocab, limit = p->s.top_k > 0 && p->s.top_k < n ? p->s.top_k : n, kept = 0;
     heap_make(p->cand, n);
     float top = p->cand[0].logit;
     double total = 0;
-    if (p->s.top_p < 1 && limit == n) /* probabilities are over all candidates: no need to order them first */
+    if (p->s.top_p < 1 &&
+        limit == n) /* probabilities are over all candidates: no need to order them first */
         for (int i = 0; i < n; i++)
             total += exp((double)p->cand[i].logit - top);
     if (limit < n) {
@@ -205,7 +209,7 @@ int32_t sampler_next(struct sampler *p, const float *raw) {
     return id;
 }
 
-/* -- log-probabilities ----------------------------------------------------------------------------------- */
+/* -- log-probabilities ------------------------------------------------------------------------- */
 
 float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
     float max = logits[0];

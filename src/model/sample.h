@@ -1,5 +1,5 @@
-/* sample.h - one row of logits to the next token.  Pure: depends on the logits, the settings, the tokens so
- * far and the seed; never on the batch, the clock or the thread. */
+/* sample.h - one row of logits to the next token.  Pure: depends on the logits, the settings, the
+ * tokens so far and the seed; never on the batch, the clock or the thread. */
 #ifndef MODEL_SAMPLE_H
 #define MODEL_SAMPLE_H
 
@@ -13,31 +13,36 @@ struct logit_bias {
 };
 
 struct sampling {
-    float temp;                /* 0 = greedy                                                     */
-    int top_k;                 /* 0 = off                                                        */
-    float top_p, min_p;        /* 1 and 0 = off                                                  */
-    float repeat_penalty;      /* 1 = off; applied to tokens among the last repeat_last_n        */
-    int repeat_last_n;         /* 0 = none, -1 = all                                             */
+    float temp;           /* 0 = greedy                                                     */
+    int top_k;            /* 0 = off                                                        */
+    float top_p, min_p;   /* 1 and 0 = off                                                  */
+    float repeat_penalty; /* 1 = off; applied to tokens among the last repeat_last_n        */
+    int repeat_last_n;    /* 0 = none, -1 = all                                             */
     float presence_penalty, frequency_penalty; /* 0 = off; OpenAI's definition, generated tokens */
     const struct logit_bias *bias;             /* borrowed while sampling                        */
     int n_bias;
     uint64_t seed;
 };
-struct sampling sampling_default(void); /* temp 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, seed 0 */
+struct sampling
+sampling_default(void); /* temp 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, seed 0 */
 
 struct sampler;
-struct sampler *sampler_new(const struct sampling *s, int vocab); /* s is copied, its bias list borrowed */
+struct sampler *sampler_new(const struct sampling *s,
+                            int vocab); /* s is copied, its bias list borrowed */
 void sampler_free(struct sampler *s);
-void sampler_prompt(struct sampler *s, const int32_t *ids, int n); /* the prompt counts for repeat_penalty */
+void sampler_prompt(struct sampler *s, const int32_t *ids,
+                    int n); /* the prompt counts for repeat_penalty */
 
-/* Chooses the next token from logits (vocab) and remembers it.  Ties go to the lower id; any NaN gives -1. */
+/* Chooses the next token from logits (vocab) and remembers it.  Ties go to the lower id; any NaN
+ * gives -1. */
 int32_t sampler_next(struct sampler *s, const float *logits);
 
 struct logprob {
     int32_t id;
     float logprob;
 };
-/* Log-softmax of the raw logits: the value for id, and the n best in `top` (descending, ties by id). */
+/* Log-softmax of the raw logits: the value for id, and the n best in `top` (descending, ties by
+ * id). */
 float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n);
 
 #endif

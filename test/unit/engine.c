@@ -29,9 +29,11 @@ static void on_done(void *ud, const struct usage *u) {
 
 static struct engine *open_engine(int n_slot, int n_ctx, int n_batch) {
     struct err err = {0};
-    struct engine *e = engine_open(
-        m, pool, &(struct engine_opts){.n_slot = n_slot, .n_ctx = n_ctx, .n_batch = n_batch, .kv_type = DT_NONE},
-        &err);
+    struct engine *e =
+        engine_open(m, pool,
+                    &(struct engine_opts){
+                        .n_slot = n_slot, .n_ctx = n_ctx, .n_batch = n_batch, .kv_type = DT_NONE},
+                    &err);
     if (!e)
         fail_msg("engine_open: %s", err.msg);
     return e;
@@ -42,8 +44,13 @@ static struct req request(int i, int32_t *ids, struct answer *a, int max_new) {
     int n = 3 + i * 5 % 23;
     for (int k = 0; k < n; k++)
         ids[k] = (i * 31 + k * 7 + 1) % m->cfg.vocab;
-    struct req r = {.ids = ids, .n = n, .max_new = max_new, .ignore_eos = true, .on_token = on_token,
-                    .on_done = on_done, .ud = a};
+    struct req r = {.ids = ids,
+                    .n = n,
+                    .max_new = max_new,
+                    .ignore_eos = true,
+                    .on_token = on_token,
+                    .on_done = on_done,
+                    .ud = a};
     r.sampling = sampling_default();
     r.sampling.seed = (uint64_t)i;
     if (i % 2)
@@ -114,7 +121,8 @@ static void the_next_turn_reuses_the_past_and_gives_the_same_tokens(void **state
     r.ud = &second;
     assert_ok(engine_submit(e, &r, &err), err);
     run_all(e);
-    assert_int_equal(second.use.n_cached, n - 6 - 1); /* all but the last sampled token had been run */
+    assert_int_equal(second.use.n_cached,
+                     n - 6 - 1); /* all but the last sampled token had been run */
     engine_close(e);
     e = open_engine(1, 128, 0);
     r.ud = &cold;

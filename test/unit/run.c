@@ -1,4 +1,5 @@
-/* run.c - claims about src/model/run.c: the same request gives the same bits however it is computed. */
+/* run.c - claims about src/model/run.c: the same request gives the same bits however it is
+ * computed. */
 #include "testing.h"
 
 #include "base/rng.h"
@@ -24,8 +25,8 @@ static void random_ids(int32_t *ids, int n, int vocab, uint64_t seed) {
 }
 
 /* Logits (n, vocab) of ids in spans of `chunk` tokens on a fresh cache. */
-static float *logits_of(const struct model *m, struct pool *pool, const int32_t *ids, int n, int chunk,
-                        enum dtype kv_type) {
+static float *logits_of(const struct model *m, struct pool *pool, const int32_t *ids, int n,
+                        int chunk, enum dtype kv_type) {
     struct err err = {0};
     struct kv *kv = kv_open(&m->cfg, 1, n, kv_type, &err);
     struct run *r = run_new(m, pool, chunk, n, &err);
@@ -34,7 +35,8 @@ static float *logits_of(const struct model *m, struct pool *pool, const int32_t 
     float *out = calloc((size_t)n * m->cfg.vocab, sizeof *out);
     for (int at = 0; at < n; at += chunk) {
         struct span s = {0, at, n - at < chunk ? n - at : chunk, ids + at, WANT_ALL};
-        assert_ok(run_step(r, kv, &(struct batch){&s, 1}, out + (size_t)at * m->cfg.vocab, &err), err);
+        assert_ok(run_step(r, kv, &(struct batch){&s, 1}, out + (size_t)at * m->cfg.vocab, &err),
+                  err);
     }
     run_free(r);
     kv_close(kv);
@@ -96,8 +98,8 @@ static void a_batch_agrees_with_each_alone(const struct model *m, enum dtype kv_
         for (int i = 0; i < b.n_span; i++) {
             int s = span[i].slot, n = span[i].n;
             if (memcmp(at, want[s] + (size_t)done[s] * row, (size_t)n * row * sizeof *at))
-                fail_msg("%s, isa %s: sequence %d differs in the batch", dtype_info(m->head.type)->name,
-                         isa_name(kern_level()), s);
+                fail_msg("%s, isa %s: sequence %d differs in the batch",
+                         dtype_info(m->head.type)->name, isa_name(kern_level()), s);
             at += (size_t)n * row;
             done[s] += n;
         }
@@ -170,9 +172,11 @@ static void only_wanted_rows_come_out_in_span_order(void **state) {
     struct run *r = run_new(m, pool, 16, 8, &err);
     int32_t ids[8];
     random_ids(ids, 8, c.vocab, 9);
-    float *all = logits_of(m, pool, ids, 5, 5, DT_F32), *out = calloc((size_t)8 * c.vocab, sizeof *out);
+    float *all = logits_of(m, pool, ids, 5, 5, DT_F32),
+          *out = calloc((size_t)8 * c.vocab, sizeof *out);
     out[(size_t)3 * c.vocab] = 123; /* just behind the three rows that are due */
-    struct span span[] = {{2, 0, 5, ids, WANT_LAST}, {0, 0, 4, ids, WANT_NONE}, {1, 0, 2, ids, WANT_ALL}};
+    struct span span[] = {
+        {2, 0, 5, ids, WANT_LAST}, {0, 0, 4, ids, WANT_NONE}, {1, 0, 2, ids, WANT_ALL}};
     assert_ok(run_step(r, kv, &(struct batch){span, 3}, out, &err), err);
     size_t row = (size_t)c.vocab;
     assert_memory_equal(out, all + 4 * row, row * sizeof *out);
@@ -202,10 +206,14 @@ static void a_batch_that_cannot_run_is_refused_by_name(void **state) {
         int32_t id;
         const char *says;
     } bad[] = {
-        {{0, 0, 1, ids, WANT_ALL}, -1, "-1"},      {{0, 0, 1, ids, WANT_ALL}, c.vocab, "vocabulary"},
-        {{0, 0, 9, ids, WANT_ALL}, 0, "context"},  {{0, 8, 1, ids, WANT_ALL}, 0, "context"},
-        {{0, -1, 1, ids, WANT_ALL}, 0, "context"}, {{2, 0, 1, ids, WANT_ALL}, 0, "context"},
-        {{0, 0, 0, ids, WANT_ALL}, 0, "context"},  {{0, 2147483647, 2, ids, WANT_ALL}, 0, "context"},
+        {{0, 0, 1, ids, WANT_ALL}, -1, "-1"},
+        {{0, 0, 1, ids, WANT_ALL}, c.vocab, "vocabulary"},
+        {{0, 0, 9, ids, WANT_ALL}, 0, "context"},
+        {{0, 8, 1, ids, WANT_ALL}, 0, "context"},
+        {{0, -1, 1, ids, WANT_ALL}, 0, "context"},
+        {{2, 0, 1, ids, WANT_ALL}, 0, "context"},
+        {{0, 0, 0, ids, WANT_ALL}, 0, "context"},
+        {{0, 2147483647, 2, ids, WANT_ALL}, 0, "context"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         err = (struct err){0};
