@@ -7,15 +7,7 @@
 
 enum want { WANT_NONE, WANT_LAST, WANT_ALL };
 
-struct
-    span { /* n consecutive tokens of one sequence; a prompt chunk and a decode step look alike */
-    int slot, pos,
-        n; /* the first token's position; positions before it must already be in the KV */
-    const int32_t *ids; /* borrowed for the call */
-    enum want want;     /* which of its rows produce logits */
-};
-struct batch {
-    const struct span { /* n consecutive tokens of one sequence: a prompt chunk, or a decode step */
+struct span { /* n consecutive tokens of one sequence: a prompt chunk, or a decode step */
     int slot, pos, n;   /* pos of the first; positions before it must be in the KV already */
     const int32_t *ids; /* borrowed for the call */
     enum want want;     /* which of its rows produce logits */
