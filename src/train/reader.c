@@ -28,7 +28,8 @@ struct reader {
     struct buf buf;       /* the window is buf[from..len) */
     size_t from, used;    /* used: bytes of the window that the last call gave away */
     size_t scanned, uncut;
-    int64_t at, total;    /* of the file: where the window starts; bytes read */
+    int64_t at, line;     /* of the file, where the window starts */
+    int64_t total;        /* bytes read */
     bool inside;          /* the next piece continues a document */
     int more;             /* continuation bytes that the last UTF-8 lead still wants */
     int64_t invalid;
@@ -47,7 +48,8 @@ struct reader *reader_open(const char *path, const char *separator, bool lines, 
         return NULL;
     }
     struct reader *r = mem_new(sizeof *r);
-    *r = (struct reader){.path = path, .separator = lines ? "\n" : separator, .lines = lines, .fd = fd};
+    *r = (struct reader){.path = path, .separator = lines ? "\n" : separator, .lines = lines, .fd = fd,
+                         .line = 1};
     r->sep_len = r->separator ? strlen(r->separator) : 0;
     return r;
 }
@@ -150,9 +152,17 @@ static int64_t next_length(struct reader *r, bool *last, struct err *err) {
     }
 }
 
+static int64_t count_lines(const char *s, size_t n) {
+    int64_t lines = 0;
+    for (const char *end = s + n; n && (s = memchr(s, '\n', (size_t)(end - s))); s++)
+        lines++;
+    return lines;
+}
+
 int reader_next(struct reader *r, struct piece *p, struct err *err) {
     for (;;) {
         r->at += (int64_t)r->used;
+        r->line += count_lines(r->buf.data + r->from, r->used);
         r->from += r->used;
         r->used = r->scanned = r->uncut = 0;
         if (r->eof && r->from == r->buf.len && !r->inside)
@@ -169,7 +179,8 @@ int reader_next(struct reader *r, struct piece *p, struct err *err) {
             hi--;
         if (lo == hi && !(r->inside && last))
             continue; /* nothing but white space: an empty document, or the start of one */
-        *p = (struct piece){s + lo, hi - lo, !r->inside, last, r->at + (int64_t)lo};
+        *p = (struct piece){s + lo, hi - lo, !r->inside, last, r->at + (int64_t)lo,
+                            r->line + count_lines(s, lo)};
         r->inside = !last;
         return 1;
     }

@@ -14,7 +14,7 @@ struct piece {
     const char *text; /* borrowed until the next call */
     size_t len;
     bool first, last; /* of its document; a long document comes in several pieces */
-    int64_t at;       /* where in the file, in bytes */
+    int64_t at, line; /* where in the file: byte from 0, line from 1 */
 };
 
 struct reader;

@@ -25,8 +25,8 @@ int doc_format_parse(const char *name); /* -1 if unknown */
 
 enum { UNIT_CONT = 1, UNIT_WHOLE = 2 };
 struct unit { /* what is shuffled: a document, or a part of a long one */
-    int64_t at;     /* of its first id                                                        */
-    int64_t doc_at; /* where its document starts in the file, in bytes, or its line (JSONL)   */
+    int64_t at;     /* of its first id                                                          */
+    int64_t line;   /* where its document starts in the file, from 1; in a JSON array: which it is */
     int32_t n;
     uint32_t flags; /* CONT: not the first part of its document; WHOLE: better not split (chat) */
 };
@@ -46,7 +46,6 @@ struct shard {
     const int32_t *id;       /* borrowed from the mapping, as is unit */
     const struct unit *unit;
     int64_t n_id, n_unit, n_doc, n_bad, bytes;
-    bool lines;              /* doc_at counts lines */
     bool made;               /* now, not found in the cache */
     struct file file;
 };
