@@ -11,7 +11,7 @@
 #include "cmd/cmd.h"
 #include "tok/bpe_train.h"
 
-enum { MAX_SPECIALS = 80 };
+enum { MAX_SPECIALS = 64 + 4 }; /* a full opt_list, and what --chatml, --bos and --eos add */
 
 struct vocab_train {
     const char *out, *pre, *bos, *eos;
@@ -35,7 +35,7 @@ static int add_special(struct vocab_train *v, const char *flag, const char *toke
     for (int i = 0; i < v->n_token; i++)
         if (!strcmp(v->token[i], token))
             return 0;
-    v->token[v->n_token++] = token; /* MAX_SPECIALS is a full opt_list and the six that flags add */
+    v->token[v->n_token++] = token;
     return 0;
 }
 
@@ -93,17 +93,20 @@ static int resolve(struct vocab_train *v, int n_file, struct err *err) {
     return 0;
 }
 
-/* Makes the folder before the work, and refuses to replace a tokenizer. */
-static int prepare_out(const struct vocab_train *v, struct err *err) {
+/* Refuses before the work to replace a tokenizer. */
+static int check_out(const struct vocab_train *v, struct err *err) {
     char *path = path_join(v->out, "tokenizer.json");
     int rc = 0;
     if (file_exists(path) && !v->force)
         rc = err_set(err, E_USAGE, "%s: exists (--force replaces it)", path);
-    else if (mkdir(v->out, 0777) != 0 && (errno != EEXIST || !file_is_dir(v->out)))
-        rc = err_set(err, E_IO, "%s: %s", v->out,
-                     errno == EEXIST ? "is not a folder" : strerror(errno));
     free(path);
     return rc;
+}
+
+static int make_out(const char *dir, struct err *err) {
+    if (mkdir(dir, 0777) == 0 || (errno == EEXIST && file_is_dir(dir)))
+        return 0;
+    return err_set(err, E_IO, "%s: %s", dir, errno == EEXIST ? "is not a folder" : strerror(errno));
 }
 
 static int report(const struct vocab_train *v, const struct words *w, const struct bpe_merges *m,
@@ -133,10 +136,9 @@ static int train(struct vocab_train *v, const char *const *path, int n_path, str
     struct bpe_merges m = {0};
     int rc = -1;
     v->start_us = clock_us();
-    if (resolve(v, n_path, err) || prepare_out(v, err) ||
-        !(w = words_read(&v->read, path, n_path, err)))
-        goto out;
-    if (bpe_learn(w, v->size - 256 - v->n_token, v->min_count, !v->quiet, &m, err) ||
+    if (resolve(v, n_path, err) || check_out(v, err) ||
+        !(w = words_read(&v->read, path, n_path, err)) || make_out(v->out, err) ||
+        bpe_learn(w, v->size - 256 - v->n_token, v->min_count, !v->quiet, &m, err) ||
         hf_write(v->out, &v->write, &m, err))
         goto out;
     rc = report(v, w, &m, err);

@@ -167,6 +167,7 @@ def an_existing_tokenizer_is_replaced_only_by_force():
     assert open(os.path.join(out, "tokenizer.json"), "rb").read() != before
     assert sorted(os.listdir(out)) == ["tokenizer.json", "tokenizer_config.json"]
     refuses(4, "is not a folder", "vocab", "train", "--size", 280, "--out", path, path)
+    assert open(path, encoding="utf-8").read() == TEXT
     refuses(4, "/nonexistent/a", "vocab", "train", "--size", 280, "--out", "/nonexistent/a", path)
 
 
@@ -181,7 +182,7 @@ def bad_input_is_refused_by_name_and_reason():
             (3, "binary: byte 4 is NUL", [text_file("binary", b"GGUF\0\0\0")]),
             (3, "no text besides special tokens", [text_file("none.txt", "<|endoftext|>" * 9)])]:
         refuses(status, part, "vocab", "train", "--size", 300, "--out", tmp("bad"), *files)
-        assert not os.path.exists(os.path.join(tmp("bad"), "tokenizer.json"))
+    assert not os.path.exists(tmp("bad"))
     args = ["vocab", "train", "--size", 300, "--out", tmp("bad")]
     refuses(2, "one text file or more", *args)
     refuses(2, "give --size N", "vocab", "train", "--out", tmp("bad"), good)
@@ -189,7 +190,7 @@ def bad_input_is_refused_by_name_and_reason():
     refuses(2, "--pre: 'qwen' is not gpt2 or llama3", *args, "--pre", "qwen", good)
     refuses(2, "--special: 'a b' has white space", *args, "--special", "a b", good)
     refuses(2, "--bos: 'x' is shorter than two bytes", *args, "--bos", "x", good)
-    refuses(2, "--special: '?b' has a character below", *args, "--special", "\u0120b", good)
+    refuses(2, "--special: '??b' has a character below", *args, "--special", "\u0120b", good)
     refuses(2, "--min-frequency: 0", *args, "--min-frequency", 0, good)
     refuses(2, "vocab: 'learn' is not train", "vocab", "learn")
     refuses(2, "vocab: '' is not train", "vocab")
@@ -198,13 +199,13 @@ def bad_input_is_refused_by_name_and_reason():
 @claim
 def output_is_quiet_where_asked_and_help_fits_80_columns():
     path = text_file("text.txt", TEXT)
-    r = train("quiet", path, "-q")
+    r = train("quiet", path, "-q", size=290)
     assert r.raw == b"" and r.err == "", r.err
-    r = train("quiet", path, "--force")
-    assert r.raw == b"" and "300 tokens: 1 special, 256 bytes, 43 merges" in r.err, r.err
+    r = train("quiet", path, "--force", size=290)
+    assert r.raw == b"" and "290 tokens: 1 special, 256 bytes, 33 merges" in r.err, r.err
     assert "bytes per token" in r.err
     j = train("quiet", path, "-q", "--force", "--limit", 30, "--json", size=257).json
-    assert j["bytes"] == 22, j  # of the 30 bytes the last whole words: "the cat sat on the mat"
+    assert j["bytes"] == 18, j  # of the 30 bytes the last whole words: "the cat sat on the"
     for line in pumice("vocab", "train", "--help").out.split("\n"):
         assert len(line) <= 80, line
     assert pumice("vocab", "--help").out.startswith("usage: pumice vocab train")
