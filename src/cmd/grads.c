@@ -1,7 +1,7 @@
-/* grads.c - `pumice eval grads`: the loss of a batch and the gradient of every tensor, for comparison
- * with other implementations.
- * The batch is a JSON list of rows of token ids, all of one length, or an object with such a list under
- * "batch".  The loss is the mean over all next tokens: a row of n ids has n - 1. */
+/* grads.c - `pumice eval grads`: the loss of a batch and the gradient of every tensor, for
+ * comparison with other implementations. The batch is a JSON list of rows of token ids, all of one
+ * length, or an object with such a list under "batch".  The loss is the mean over all next tokens:
+ * a row of n ids has n - 1. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* bpe.c - byte-pair merges (Sennrich et al., 2016): symbols of a word become pieces of the
  * vocabulary. The rule: of all neighbouring pairs that have a merge, the one of lowest rank,
- * leftmost among equals, is merged; repeat.  Three things make it fast and O(n log n) on any
- * input:
- *   - a word that is itself a piece, and was seen to encode as that piece, is one look-up (tok.whole);
- *   - a word is cut where no merge joins the two symbols (tok.junction), so most stretches are short;
- *   - short stretches scan an array; long ones use queue_run, a queue of ranks with one list of positions
+ * leftmost among equals, is merged; repeat.  Three things make it fast and O(n log n) on any input:
+ * - a word that is itself a piece, and was seen to encode as that piece, is one look-up
+ * (tok.whole); - a word is cut where no merge joins the two symbols (tok.junction), so most
+ * stretches are short; - short stretches scan an array; long ones use queue_run, a queue of ranks
+ * with one list of positions
  *     each, kept ascending and written as progressions, so that runs cost little;
  *     what would break the order goes to one overflow heap. */
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* impl.h - what the files of this folder share: the loaded tokenizer and the state of one encode
  * call.
+ * exception: the private declarations of ten files in the order of the steps, hence its length.
  *
  * Text becomes ids in five steps; each is a file:
  *   added.c   added and special tokens are cut out of the raw text

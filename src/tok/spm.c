@@ -1,9 +1,9 @@
-/* spm.c - SentencePiece BPE (Kudo and Richardson, 2018): the tokenizer.model file, and merges
- * from scores.
+/* spm.c - SentencePiece BPE (Kudo and Richardson, 2018): the tokenizer.model file, and merges from
+ * scores.
  *
- * tokenizer.model is a protobuf message.  Fields read (number: meaning):
- *   1 piece, repeated { 1 text; 2 score, float; 3 type, default 1 }
- *   2 trainer { 3 model_type, 2 = BPE, default 1 = unigram; 24 treat_whitespace_as_suffix; 35 byte_fallback;
+ * tokenizer.model is a protobuf message.  Fields read (number: meaning): 1 piece, repeated { 1
+ * text; 2 score, float; 3 type, default 1 } 2 trainer { 3 model_type, 2 = BPE, default 1 = unigram;
+ * 24 treat_whitespace_as_suffix; 35 byte_fallback;
  *               41 bos_id, default 1; 42 eos_id, default 2 }
  *   3 normaliser { 1 name; 2 compiled rules; 3 add_dummy_prefix, 4 remove_extra_whitespaces,
  *                  5 escape_whitespaces, all default true }

@@ -28,88 +28,89 @@ static struct tok_spec base_spec(const char *model) {
 #define V "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}"
 #define M "\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a b\"]}"
 
+static const char *const malformed[][2] = {
+    {"", "test.json"},
+    {"[]", "not a JSON object"},
+    {"{}", "model"},
+    {"{\"model\":{\"type\":\"BPE\",\"merges\":[]}}", "vocab"},
+    {"{\"model\":{\"type\":\"BPE\"," V "}}", "merges: missing"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "no tokens"},
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "'Unigram'"},
+    {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "'WordPiece'"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}",
+     "id 0 is given twice"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\":0},\"merges\":[]}}", "empty"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "id -1"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483648},\"merges\":[]}}", "id 2147483648"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":4000000},\"merges\":[]}}",
+     "highest id 4000000"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}}", "not an integer"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a\"]}}", "entry 0"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a b\",\"a b c\"]}}", "entry 1"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[[\"a\"]]}}", "entry 0"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[7]}}", "entry 0"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"z b\"]}}",
+     "the left part is not in the vocabulary"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a z\"]}}",
+     "the right part is not in the vocabulary"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"b a\"]}}",
+     "the result is not in the vocabulary"},
+    {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"ab ab\"]}}",
+     "the result"}, /* a cycle cannot be spelt */
+    {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\"," V ",\"merges\":[]}}", "unk_token: '?'"},
+    {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\"," V ",\"merges\":[]}}",
+     "end_of_word_suffix"},
+    {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1," V ",\"merges\":[]}}", "dropout"},
+    {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0x-1>\":0},\"merges\":["
+     "]}}",
+     "'<0x-1>'"},
+    {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0xZZ>\":0},\"merges\":["
+     "]}}",
+     "'<0xZZ>'"},
+    {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0x100>\":0},\"merges\":"
+     "[]}}",
+     "'<0x100>'"},
+    {"{\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}," M "}",
+     "pre_tokenizer: type 'BertPreTokenizer'"},
+    {"{\"pre_tokenizer\":{}," M "}", "pre_tokenizer: no type"},
+    {"{\"pre_tokenizer\":7," M "}", "pre_tokenizer must be an object"},
+    {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":{}}," M "}",
+     "pretokenizers: must be an array"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":"
+     "\"a(\"}}," M "}",
+     "'a(', offset 2"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Odd\",\"pattern\":{\"String\":"
+     "\"a\"}}," M "}",
+     "'Odd'"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{}}," M "}",
+     "pattern"},
+    {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{"
+     "\"type\":\"Digits\"}]}," M "}",
+     "ByteLevel must be the last"},
+    {"{\"normalizer\":{\"type\":\"Precompiled\"}," M "}", "normalizer: type 'Precompiled'"},
+    {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"123456789012345678901234567890123\"}"
+     "," M "}",
+     "inserts 33"},
+    {"{\"decoder\":{\"type\":\"WordPiece\"}," M "}", "decoder: type 'WordPiece'"},
+    {"{\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":2}," M "}", "start is 2"},
+    {"{\"post_processor\":{\"type\":\"Odd\"}," M "}", "post_processor: type 'Odd'"},
+    {"{\"added_tokens\":[{\"id\":2,\"content\":\"x\"}]," M "}", "id 2 is given twice"},
+    {"{\"added_tokens\":[{\"id\":5,\"content\":\"a\"}]," M "}", "'a' has id 5"},
+    {"{\"added_tokens\":[{\"id\":5,\"content\":\"\"}]," M "}", "added_tokens"},
+    {"{\"added_tokens\":[{\"id\":5000000,\"content\":\"x\"}]," M "}", "id is 5000000"},
+    {"{\"added_tokens\":[7]," M "}", "entry 0 is not an object"},
+};
+
 static void malformed_tokenizer_json_is_refused_by_name(void **state) {
     (void)state;
-    static const char *const table[][2] = {
-        {"", "test.json"},
-        {"[]", "not a JSON object"},
-        {"{}", "model"},
-        {"{\"model\":{\"type\":\"BPE\",\"merges\":[]}}", "vocab"},
-        {"{\"model\":{\"type\":\"BPE\"," V "}}", "merges: missing"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "no tokens"},
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "'Unigram'"},
-        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "'WordPiece'"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}",
-         "id 0 is given twice"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\":0},\"merges\":[]}}", "empty"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "id -1"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483648},\"merges\":[]}}",
-         "id 2147483648"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":4000000},\"merges\":[]}}",
-         "highest id 4000000"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}}", "not an integer"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a\"]}}", "entry 0"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a b\",\"a b c\"]}}", "entry 1"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[[\"a\"]]}}", "entry 0"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[7]}}", "entry 0"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"z b\"]}}",
-         "the left part is not in the vocabulary"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"a z\"]}}",
-         "the right part is not in the vocabulary"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"b a\"]}}",
-         "the result is not in the vocabulary"},
-        {"{\"model\":{\"type\":\"BPE\"," V ",\"merges\":[\"ab ab\"]}}",
-         "the result"}, /* a cycle cannot be spelt */
-        {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\"," V ",\"merges\":[]}}",
-         "unk_token: '?'"},
-        {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\"," V ",\"merges\":[]}}",
-         "end_of_word_suffix"},
-        {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1," V ",\"merges\":[]}}", "dropout"},
-        {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0x-1>\":0},\"merges\":["
-         "]}}",
-         "'<0x-1>'"},
-        {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0xZZ>\":0},\"merges\":["
-         "]}}",
-         "'<0xZZ>'"},
-        {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<0x100>\":0},\"merges\":"
-         "[]}}",
-         "'<0x100>'"},
-        {"{\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}," M "}",
-         "pre_tokenizer: type 'BertPreTokenizer'"},
-        {"{\"pre_tokenizer\":{}," M "}", "pre_tokenizer: no type"},
-        {"{\"pre_tokenizer\":7," M "}", "pre_tokenizer must be an object"},
-        {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":{}}," M "}",
-         "pretokenizers: must be an array"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":"
-         "\"a(\"}}," M "}",
-         "'a(', offset 2"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Odd\",\"pattern\":{\"String\":"
-         "\"a\"}}," M "}",
-         "'Odd'"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{}}," M "}",
-         "pattern"},
-        {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{"
-         "\"type\":\"Digits\"}]}," M "}",
-         "ByteLevel must be the last"},
-        {"{\"normalizer\":{\"type\":\"Precompiled\"}," M "}", "normalizer: type 'Precompiled'"},
-        {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"123456789012345678901234567890123\"}"
-         "," M "}",
-         "inserts 33"},
-        {"{\"decoder\":{\"type\":\"WordPiece\"}," M "}", "decoder: type 'WordPiece'"},
-        {"{\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":2}," M "}", "start is 2"},
-        {"{\"post_processor\":{\"type\":\"Odd\"}," M "}", "post_processor: type 'Odd'"},
-        {"{\"added_tokens\":[{\"id\":2,\"content\":\"x\"}]," M "}", "id 2 is given twice"},
-        {"{\"added_tokens\":[{\"id\":5,\"content\":\"a\"}]," M "}", "'a' has id 5"},
-        {"{\"added_tokens\":[{\"id\":5,\"content\":\"\"}]," M "}", "added_tokens"},
-        {"{\"added_tokens\":[{\"id\":5000000,\"content\":\"x\"}]," M "}", "id is 5000000"},
-        {"{\"added_tokens\":[7]," M "}", "entry 0 is not an object"},
-    };
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
         struct err e = {0};
-        struct tok *t = hf_parse("test.json", table[i][0], strlen(table[i][0]), &e);
-        if (t || e.code != E_FORMAT || !strstr(e.msg, table[i][1]) || !strstr(e.msg, "test.json"))
-            fail_msg("%s: got '%s', want '%s'", table[i][0], t ? "accepted" : e.msg, table[i][1]);
+        struct tok *t = hf_parse("test.json", malformed[i][0], strlen(malformed[i][0]), &e);
+        if (t || e.code != E_FORMAT || !strstr(e.msg, malformed[i][1]) ||
+            !strstr(e.msg, "test.json"))
+            fail_msg("%s: got '%s', want '%s'", malformed[i][0], t ? "accepted" : e.msg,
+                     malformed[i][1]);
     }
     struct err e = {0};
     struct tok *t = hf_parse("test.json", "{" M "}", strlen("{" M "}"), &e);

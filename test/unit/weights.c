@@ -407,8 +407,8 @@ static void gguf_and_folder_hold_the_same_model(void **state) {
     }
 }
 
-/* Blocks stay as they are in the file, also where rows are permuted: each row is near the same row of
- * the BF16 file (4-bit types are off by about 8 %; another row by 140 %). */
+/* Blocks stay as they are in the file, also where rows are permuted: each row is near the same row
+ * of the BF16 file (4-bit types are off by about 8 %; another row by 140 %). */
 static void quantized_gguf_is_kept_as_stored(void **state) {
     (void)state;
     static const struct {
@@ -525,7 +525,8 @@ static void a_weight_of_integers_is_refused_an_unused_one_ignored(void **state) 
     buf_free(&b);
 }
 
-/* Writes the model file `file` again with its header padded by `pad` bytes, which moves all data. */
+/* Writes the model file `file` again with its header padded by `pad` bytes, which moves all
+ * data. */
 static void put_padded(const struct buf *file, int pad) {
     struct err err = {0};
     struct buf p = {0};

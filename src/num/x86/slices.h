@@ -1,6 +1,7 @@
 /* slices.h - slice_read of block.h for vectors: the same 32 excess integers and the same scales.
  *
- * `t` is a constant at every call, so that only one case is left of each function. */
+ * `t` is a constant at every call, so that only one case is left of each function.
+ * exception: a kernel file in all but name: always inlined, hence its length. */
 #ifndef NUM_X86_SLICES_H
 #define NUM_X86_SLICES_H
 
