@@ -21,8 +21,8 @@ struct source {
     char *path;
     double weight;
     struct shard shard;
-    uint32_t first;   /* number of its first unit among those of all sources */
-    uint32_t *train;  /* owned: numbers of its training units, shuffled once */
+    uint32_t first;  /* number of its first unit among those of all sources */
+    uint32_t *train; /* owned: numbers of its training units, shuffled once */
     int64_t n_train;
 };
 
@@ -33,9 +33,9 @@ struct data {
     bool mask;
     int32_t eos;
     uint64_t seed;
-    uint32_t *val;         /* shuffled */
+    uint32_t *val; /* shuffled */
     int64_t n_val;
-    int64_t epoch;         /* which `order` is for; -1 = none yet */
+    int64_t epoch; /* which `order` is for; -1 = none yet */
     uint32_t *order;
     int64_t n_order, cap_order;
     uint64_t fingerprint;
@@ -43,7 +43,8 @@ struct data {
 
 /* -- units ------------------------------------------------------------------------------------- */
 
-static const struct unit *find_unit(const struct data *d, uint32_t number, const struct source **of) {
+static const struct unit *find_unit(const struct data *d, uint32_t number,
+                                    const struct source **of) {
     const struct source *s = d->source + d->n_files - 1;
     while (s->first > number)
         s--;
@@ -233,7 +234,8 @@ int64_t data_rows(struct data *d, int epochs) {
     struct data_cursor c = {0};
     struct walk w = {.d = d, .c = &c};
     int64_t n = 0;
-    while (c.epoch < epochs && !(c.epoch == epochs - 1 && d->epoch == c.epoch && c.unit >= d->n_order)) {
+    while (c.epoch < epochs &&
+           !(c.epoch == epochs - 1 && d->epoch == c.epoch && c.unit >= d->n_order)) {
         take_row(&w, NULL, NULL, NULL);
         n++;
     }
@@ -252,13 +254,20 @@ void data_trace(struct data *d, struct data_cursor c, int rows,
 static int open_source(struct data *d, const struct data_spec *spec, const struct data_source *from,
                        uint64_t tok_hash, struct err *err) {
     struct source *s = &d->source[d->n_files];
-    struct shard_spec ss = {.path = from->path, .format = from->format, .separator = from->separator,
-                            .tok = spec->tok, .chat = spec->chat, .tok_hash = tok_hash,
-                            .cache = spec->cache, .skip_bad = spec->skip_bad, .pool = spec->pool};
+    struct shard_spec ss = {.path = from->path,
+                            .format = from->format,
+                            .separator = from->separator,
+                            .tok = spec->tok,
+                            .chat = spec->chat,
+                            .tok_hash = tok_hash,
+                            .cache = spec->cache,
+                            .skip_bad = spec->skip_bad,
+                            .pool = spec->pool};
     int64_t first = 0;
     if (d->n_files)
         first = s[-1].first + s[-1].shard.n_unit;
-    *s = (struct source){.path = mem_strdup(from->path), .weight = from->weight, .first = (uint32_t)first};
+    *s = (struct source){
+        .path = mem_strdup(from->path), .weight = from->weight, .first = (uint32_t)first};
     d->n_files++;
     if (shard_open(&s->shard, &ss, err))
         return -1;
@@ -299,7 +308,8 @@ static int arrange(struct data *d, double share, struct err *err) {
     if (n == 0)
         return err_set(err, E_USAGE,
                        "%s: one document, which validation takes: set eval_fraction to 0, or name "
-                       "val_data", d->source[0].path);
+                       "val_data",
+                       d->source[0].path);
     double units = 0;
     for (int i = 0; i < d->n_source; i++)
         units += d->source[i].weight * (double)d->source[i].n_train;
@@ -315,8 +325,12 @@ static int arrange(struct data *d, double share, struct err *err) {
 struct data *data_open(const struct data_spec *spec, struct err *err) {
     struct data *d = mem_new(sizeof *d);
     uint64_t tok_hash;
-    *d = (struct data){.len = spec->len, .mask = spec->mask, .eos = tok_eos(spec->tok),
-                       .seed = spec->seed, .epoch = -1, .n_source = spec->n_train};
+    *d = (struct data){.len = spec->len,
+                       .mask = spec->mask,
+                       .eos = tok_eos(spec->tok),
+                       .seed = spec->seed,
+                       .epoch = -1,
+                       .n_source = spec->n_train};
     d->source = mem_array((size_t)(spec->n_train + spec->n_val), sizeof *d->source);
     if (mkdir(spec->cache, 0777) != 0 && errno != EEXIST) {
         err_set(err, E_IO, "%s: %s", spec->cache, strerror(errno));

@@ -24,8 +24,8 @@ struct data_spec {
     const char *tok_dir; /* the tokenizer's folder */
     const char *cache;   /* a folder for the ids, made if absent */
     bool skip_bad;
-    int len;          /* of a row */
-    bool mask;        /* documents do not see each other; else they are joined by EOS */
+    int len;   /* of a row */
+    bool mask; /* documents do not see each other; else they are joined by EOS */
     uint64_t seed;
     struct pool *pool; /* borrowed for the call */
 };
@@ -56,8 +56,9 @@ int64_t data_rows(struct data *d, int epochs);
 
 struct data_stats {
     int64_t docs, bad, bytes, tokens; /* of all files; tokens: ids */
-    int64_t train_units, val_units, epoch_tokens, val_tokens; /* units: documents, or parts of 4,096 ids */
-    uint64_t fingerprint;             /* of all that decides which row comes when */
+    int64_t train_units, val_units, epoch_tokens,
+        val_tokens;       /* units: documents, or parts of 4,096 ids */
+    uint64_t fingerprint; /* of all that decides which row comes when */
 };
 struct data_stats data_stats(const struct data *d);
 

@@ -25,13 +25,13 @@ struct reader {
     bool lines;
     int fd;
     bool eof;
-    struct buf buf;       /* the window is buf[from..len) */
-    size_t from, used;    /* used: bytes of the window that the last call gave away */
+    struct buf buf;    /* the window is buf[from..len) */
+    size_t from, used; /* used: bytes of the window that the last call gave away */
     size_t scanned, uncut;
-    int64_t at, line;     /* of the file, where the window starts */
-    int64_t total;        /* bytes read */
-    bool inside;          /* the next piece continues a document */
-    int more;             /* continuation bytes that the last UTF-8 lead still wants */
+    int64_t at, line; /* of the file, where the window starts */
+    int64_t total;    /* bytes read */
+    bool inside;      /* the next piece continues a document */
+    int more;         /* continuation bytes that the last UTF-8 lead still wants */
     int64_t invalid;
 };
 
@@ -48,8 +48,8 @@ struct reader *reader_open(const char *path, const char *separator, bool lines, 
         return NULL;
     }
     struct reader *r = mem_new(sizeof *r);
-    *r = (struct reader){.path = path, .separator = lines ? "\n" : separator, .lines = lines, .fd = fd,
-                         .line = 1};
+    *r = (struct reader){
+        .path = path, .separator = lines ? "\n" : separator, .lines = lines, .fd = fd, .line = 1};
     r->sep_len = r->separator ? strlen(r->separator) : 0;
     return r;
 }
@@ -79,8 +79,9 @@ static int check(struct reader *r, const unsigned char *s, size_t n, struct err 
     }
     r->total += (int64_t)n;
     if (r->invalid * 100 > (r->total < 4096 ? 4096 : r->total))
-        return err_set(err, E_FORMAT, "%s: %lld of the first %lld bytes are not UTF-8: not a text file",
-                       r->path, (long long)r->invalid, (long long)r->total);
+        return err_set(err, E_FORMAT,
+                       "%s: %lld of the first %lld bytes are not UTF-8: not a text file", r->path,
+                       (long long)r->invalid, (long long)r->total);
     return 0;
 }
 
@@ -179,8 +180,8 @@ int reader_next(struct reader *r, struct piece *p, struct err *err) {
             hi--;
         if (lo == hi && !(r->inside && last))
             continue; /* nothing but white space: an empty document, or the start of one */
-        *p = (struct piece){s + lo, hi - lo, !r->inside, last, r->at + (int64_t)lo,
-                            r->line + count_lines(s, lo)};
+        *p = (struct piece){
+            s + lo, hi - lo, !r->inside, last, r->at + (int64_t)lo, r->line + count_lines(s, lo)};
         r->inside = !last;
         return 1;
     }

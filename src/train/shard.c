@@ -28,13 +28,13 @@ struct ending {
     uint64_t hash;
 };
 
-const char *const tokenizer_files[] = {"tokenizer.json",          "tokenizer.model",
-                                       "tokenizer_config.json",   "vocab.json",
-                                       "merges.txt",              "special_tokens_map.json",
-                                       "added_tokens.json",       NULL};
+const char *const tokenizer_files[] = {
+    "tokenizer.json", "tokenizer.model",         "tokenizer_config.json", "vocab.json",
+    "merges.txt",     "special_tokens_map.json", "added_tokens.json",     NULL};
 
 int doc_format_parse(const char *name) {
-    static const char *const names[] = {"auto", "text", "jsonl", "chat"}; /* ORDER: enum doc_format */
+    static const char *const names[] = {"auto", "text", "jsonl",
+                                        "chat"}; /* ORDER: enum doc_format */
     for (int i = 0; i < 4; i++)
         if (!strcmp(name, names[i]))
             return i;
@@ -93,11 +93,11 @@ static int make_key(const struct shard_spec *spec, XXH128_hash_t *key, struct er
 /* -- one document ------------------------------------------------------------------------------ */
 
 struct item {
-    struct buf raw;    /* a piece of text, or an object */
+    struct buf raw; /* a piece of text, or an object */
     int64_t line;
-    bool first, last;  /* of its document */
-    bool chat;         /* out: a conversation */
-    struct ids ids;    /* out: without BOS and EOS */
+    bool first, last; /* of its document */
+    bool chat;        /* out: a conversation */
+    struct ids ids;   /* out: without BOS and EOS */
     struct err err;
 };
 
@@ -134,7 +134,8 @@ static int encode_messages(const struct shard_spec *spec, const json_t *list, st
         if (role && text)
             say(&t, role, text);
         else
-            rc = err_set(&it->err, E_FORMAT, "messages[%zu]: no strings \"role\" and \"content\"", i);
+            rc = err_set(&it->err, E_FORMAT, "messages[%zu]: no strings \"role\" and \"content\"",
+                         i);
     }
     if (!rc)
         rc = encode_talk(spec, &t, it);
@@ -197,13 +198,14 @@ static int encode_object(const struct shard_spec *spec, struct item *it) {
     } else if (!json_is_string(text)) {
         rc = encode_instruction(spec, j, it);
     } else if (spec->format == DOC_CHAT ||
-               (spec->format == DOC_AUTO && !strncmp(json_string_value(text), "<|im_start|>", 12))) {
+               (spec->format == DOC_AUTO &&
+                !strncmp(json_string_value(text), "<|im_start|>", 12))) {
         char *copy = mem_strdup(json_string_value(text));
         rc = encode_chatml(spec, copy, it);
         free(copy);
     } else {
-        rc = tok_encode(spec->tok, json_string_value(text), json_string_length(text), false, &it->ids,
-                        &it->err);
+        rc = tok_encode(spec->tok, json_string_value(text), json_string_length(text), false,
+                        &it->ids, &it->err);
     }
     json_decref(j);
     return rc;
@@ -392,7 +394,8 @@ static int write_all(struct making *m, const XXH128_hash_t *key, struct err *err
                        m->end.n_bad ? "; the first that was skipped: " : "",
                        m->end.n_bad ? m->first_bad.msg : "");
     if (m->end.n_bad)
-        log_warn("%lld documents skipped; the first: %s", (long long)m->end.n_bad, m->first_bad.msg);
+        log_warn("%lld documents skipped; the first: %s", (long long)m->end.n_bad,
+                 m->first_bad.msg);
     if ((m->end.n_id % 2 && put(m, zeros, 4, err)) ||
         put(m, m->unit, (size_t)m->end.n_unit * sizeof *m->unit, err))
         return -1;
@@ -458,7 +461,8 @@ static bool load(struct shard *s, const char *path, const XXH128_hash_t *key, in
     if (end.n_id < 0 || end.n_unit <= 0 || end.n_id > (int64_t)size || end.n_unit > (int64_t)size)
         goto bad;
     size_t ids = ((size_t)end.n_id * 4 + 7) / 8 * 8;
-    if (HEAD + ids + (size_t)end.n_unit * sizeof *s->unit != size || XXH3_64bits(p, size) != end.hash)
+    if (HEAD + ids + (size_t)end.n_unit * sizeof *s->unit != size ||
+        XXH3_64bits(p, size) != end.hash)
         goto bad;
     s->id = (const int32_t *)(p + HEAD);
     s->unit = (const struct unit *)(p + HEAD + ids);
@@ -478,7 +482,8 @@ int shard_open(struct shard *s, const struct shard_spec *spec, struct err *err) 
     XXH128_hash_t key;
     *s = (struct shard){0};
     if (tok_eos(spec->tok) < 0)
-        return err_set(err, E_FORMAT, "%s: the tokenizer has no end-of-text token to end documents with",
+        return err_set(err, E_FORMAT,
+                       "%s: the tokenizer has no end-of-text token to end documents with",
                        spec->path);
     if (make_key(spec, &key, err))
         return -1;

@@ -21,12 +21,13 @@ enum doc_format {
 };
 int doc_format_parse(const char *name); /* -1 if unknown */
 
-#define UNIT_TOKENS 4097 /* a longer document is cut; each part begins with the last id of the one before */
+#define UNIT_TOKENS                                                                                \
+    4097 /* a longer document is cut; each part begins with the last id of the one before */
 
 enum { UNIT_CONT = 1, UNIT_WHOLE = 2 };
-struct unit { /* what is shuffled: a document, or a part of a long one */
-    int64_t at;     /* of its first id                                                          */
-    int64_t line;   /* where its document starts in the file, from 1; in a JSON array: which it is */
+struct unit {     /* what is shuffled: a document, or a part of a long one */
+    int64_t at;   /* of its first id                                                          */
+    int64_t line; /* where its document starts in the file, from 1; in a JSON array: which it is */
     int32_t n;
     uint32_t flags; /* CONT: not the first part of its document; WHOLE: better not split (chat) */
 };
@@ -34,19 +35,19 @@ struct unit { /* what is shuffled: a document, or a part of a long one */
 struct shard_spec {
     const char *path;
     enum doc_format format;
-    const char *separator;   /* NULL = none; for text */
+    const char *separator; /* NULL = none; for text */
     const struct tok *tok;
-    enum chat_format chat;   /* how conversations are written */
-    uint64_t tok_hash;       /* of the tokenizer's files: shard_tok_hash */
-    const char *cache;       /* folder, which exists */
-    bool skip_bad;           /* leave out documents that cannot be read, and count them */
-    struct pool *pool;       /* borrowed for the call */
+    enum chat_format chat; /* how conversations are written */
+    uint64_t tok_hash;     /* of the tokenizer's files: shard_tok_hash */
+    const char *cache;     /* folder, which exists */
+    bool skip_bad;         /* leave out documents that cannot be read, and count them */
+    struct pool *pool;     /* borrowed for the call */
 };
 struct shard {
-    const int32_t *id;       /* borrowed from the mapping, as is unit */
+    const int32_t *id; /* borrowed from the mapping, as is unit */
     const struct unit *unit;
     int64_t n_id, n_unit, n_doc, n_bad, bytes;
-    bool made;               /* now, not found in the cache */
+    bool made; /* now, not found in the cache */
     struct file file;
 };
 

@@ -35,9 +35,17 @@ static struct tok *make_tok(bool add_bos) {
         type[i] = i < 256 ? 6 : 3;
     }
     struct err e = {0};
-    struct tok_spec s = {.path = "bytes", .model = "llama", .n_vocab = 260, .piece = piece,
-                         .piece_len = len, .score = score, .type = type, .bos = BOS, .eos = EOS,
-                         .unk = -1, .add_bos = add_bos};
+    struct tok_spec s = {.path = "bytes",
+                         .model = "llama",
+                         .n_vocab = 260,
+                         .piece = piece,
+                         .piece_len = len,
+                         .score = score,
+                         .type = type,
+                         .bos = BOS,
+                         .eos = EOS,
+                         .unk = -1,
+                         .add_bos = add_bos};
     struct tok *t = tok_new(&s, &e);
     if (!t)
         fail_msg("%s", e.msg);
@@ -77,10 +85,18 @@ static const char *put(const struct place *p, const char *name, const void *text
     return path[at];
 }
 
-static struct data_spec spec_of(const struct place *p, const struct data_source *src, int n, int len) {
-    return (struct data_spec){.train = src, .n_train = n, .tok = p->tok, .chat = CHAT_CHATML,
-                              .tok_dir = p->dir, .cache = p->cache, .len = len, .mask = true,
-                              .seed = 1, .pool = p->pool};
+static struct data_spec spec_of(const struct place *p, const struct data_source *src, int n,
+                                int len) {
+    return (struct data_spec){.train = src,
+                              .n_train = n,
+                              .tok = p->tok,
+                              .chat = CHAT_CHATML,
+                              .tok_dir = p->dir,
+                              .cache = p->cache,
+                              .len = len,
+                              .mask = true,
+                              .seed = 1,
+                              .pool = p->pool};
 }
 
 static struct data *must_open(const struct data_spec *s) {
@@ -144,6 +160,31 @@ static void documents_are_what_lies_between_separators(void **state) {
         buf_free(&all);
         buf_free(&want);
         buf_free(&got);
+    }
+    teardown(&p);
+}
+
+/* The window ends within the separator, behind a line's end. */
+static void a_separator_at_the_edge_of_the_window_is_found(void **state) {
+    (void)state;
+    struct place p;
+    struct err e = {0};
+    struct piece piece;
+    setup(&p, false);
+    for (size_t size = 5 * 262144 - 6; size < 5 * 262144 + 3; size++) {
+        struct buf b = {0};
+        for (size_t i = 0; i < size; i++)
+            buf_addc(&b, 'x');
+        buf_adds(&b, "@\n@@second");
+        const char *path = put(&p, "edge", b.data, b.len);
+        struct reader *r = reader_open(path, "@\n@@", false, &e);
+        assert_int_equal(reader_next(r, &piece, &e), 1);
+        assert_true(piece.first && piece.last && piece.len == size);
+        assert_int_equal(reader_next(r, &piece, &e), 1);
+        assert_true(piece.len == 6 && piece.line == 2);
+        assert_int_equal(reader_next(r, &piece, &e), 0);
+        reader_close(r);
+        buf_free(&b);
     }
     teardown(&p);
 }
@@ -213,8 +254,8 @@ static void an_epoch_has_each_document_once_and_whole(void **state) {
         enum { MOST = 512 };
         char *doc[MOST], *expect[MOST];
         int len = 3 + (int)(seed * 7 % 60);
-        make_docs(&text, 'A', 100 + (int)seed, seed % 3 ? 40 : 9000, seed, "@@");
-        make_docs(&want, 'A', 100 + (int)seed, seed % 3 ? 40 : 9000, seed, "|");
+        make_docs(&text, 'A', 100 + (int)seed, seed % 3 ? 40 : 4000, seed, "@@");
+        make_docs(&want, 'A', 100 + (int)seed, seed % 3 ? 40 : 4000, seed, "|");
         const struct data_source src = {put(&p, "a.txt", text.data, text.len), DOC_AUTO, "@@", 1};
         struct data_spec s = spec_of(&p, &src, 1, len);
         s.seed = seed;
@@ -234,6 +275,37 @@ static void an_epoch_has_each_document_once_and_whole(void **state) {
         buf_free(&got);
         buf_free(&want);
     }
+    teardown(&p);
+}
+
+static void parts_of_a_long_document_share_one_id(void **state) {
+    (void)state;
+    struct place p;
+    struct buf text = {0};
+    struct err e = {0};
+    struct shard s;
+    setup(&p, true);
+    make_docs(&text, 'A', 40, 20000, 1, "@@");
+    const char *path = put(&p, "a.txt", text.data, text.len);
+    struct shard_spec spec = {
+        .path = path, .separator = "@@", .tok = p.tok, .cache = p.dir, .pool = p.pool};
+    assert_ok(shard_open(&s, &spec, &e), e);
+    int64_t docs = 0, at = 0;
+    for (int64_t i = 0; i < s.n_unit; i++) {
+        bool cont = s.unit[i].flags & UNIT_CONT;
+        docs += !cont;
+        assert_int_equal(s.unit[i].at, at - cont);
+        assert_int_equal(s.id[s.unit[i].at] == ~BOS, !cont);
+        at = s.unit[i].at + s.unit[i].n;
+        assert_int_equal(s.id[at - 1] == EOS,
+                         i + 1 == s.n_unit || !(s.unit[i + 1].flags & UNIT_CONT));
+    }
+    assert_int_equal(docs, 40);
+    assert_int_equal(s.n_doc, 40);
+    assert_int_equal(at, s.n_id);
+    assert_true(s.n_unit > 80);
+    shard_close(&s);
+    buf_free(&text);
     teardown(&p);
 }
 
@@ -393,8 +465,9 @@ static void answers_alone_are_targets(void **state) {
     struct data *d = must_open(&s);
     struct data_cursor c = {0};
     struct rows r = read_rows(d, &c, 1, 24, false);
-    static const int32_t ids[24] = {IM_START, 'u', 's', 'e', 'r', '\n', 'h', 'i', IM_END, '\n', IM_START,
-                                    'a', 's', 's', 'i', 's', 't', 'a', 'n', 't', '\n', 'y', 'o', IM_END};
+    static const int32_t ids[24] = {IM_START, 'u',  's',      'e', 'r',  '\n', 'h', 'i',
+                                    IM_END,   '\n', IM_START, 'a', 's',  's',  'i', 's',
+                                    't',      'a',  'n',      't', '\n', 'y',  'o', IM_END};
     int32_t targets[24];
     for (int i = 0; i < 24; i++)
         targets[i] = -1;
@@ -411,7 +484,8 @@ static void answers_alone_are_targets(void **state) {
 static void every_spelling_of_a_conversation_gives_the_same_ids(void **state) {
     (void)state;
     static const char *const line[] = {
-        "{\"text\": \"<|im_start|>user\\nhi\\n\\nyou<|im_end|>\\n<|im_start|>assistant\\nyo<|im_end|>\"}",
+        "{\"text\": "
+        "\"<|im_start|>user\\nhi\\n\\nyou<|im_end|>\\n<|im_start|>assistant\\nyo<|im_end|>\"}",
         "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\\n\\nyou\"},"
         " {\"role\": \"assistant\", \"content\": \"yo\"}]}",
         "{\"instruction\": \"hi\", \"input\": \"you\", \"output\": \"yo\"}",
@@ -421,7 +495,8 @@ static void every_spelling_of_a_conversation_gives_the_same_ids(void **state) {
     struct rows first = {0};
     setup(&p, false);
     for (size_t i = 0; i < 4; i++) {
-        const struct data_source src = {put(&p, "c.json", line[i], strlen(line[i])), DOC_AUTO, NULL, 1};
+        const struct data_source src = {put(&p, "c.json", line[i], strlen(line[i])), DOC_AUTO, NULL,
+                                        1};
         struct data_spec s = spec_of(&p, &src, 1, 30);
         struct data *d = must_open(&s);
         struct data_cursor c = {0};
@@ -445,8 +520,8 @@ static void a_conversation_that_fits_a_row_is_not_split(void **state) {
     struct buf b = {0};
     setup(&p, false);
     for (int i = 0; i < 200; i++)
-        buf_printf(&b, "{\"instruction\": \"%.*s\", \"output\": \"%.*s\"}\n", i % 23, "why is it so blue, you?",
-                   1 + i % 17, "because of it all");
+        buf_printf(&b, "{\"instruction\": \"%.*s\", \"output\": \"%.*s\"}\n", i % 23,
+                   "why is it so blue, you?", 1 + i % 17, "because of it all");
     const struct data_source src = {put(&p, "c.jsonl", b.data, b.len), DOC_CHAT, NULL, 1};
     struct data_spec s = spec_of(&p, &src, 1, 100);
     struct data *d = must_open(&s);
@@ -499,7 +574,8 @@ static void ids_are_made_once_and_again_when_anything_changes(void **state) {
     setup(&p, true);
     make_docs(&text, 'A', 2000, 300, 1, "@@");
     const char *path = put(&p, "a.txt", text.data, text.len);
-    struct shard_spec spec = {.path = path, .separator = "@@", .tok = p.tok, .cache = p.dir, .pool = p.pool};
+    struct shard_spec spec = {
+        .path = path, .separator = "@@", .tok = p.tok, .cache = p.dir, .pool = p.pool};
     assert_ok(shard_open(&s, &spec, &e), e);
     assert_true(s.made);
     int64_t n_id = s.n_id;
@@ -549,7 +625,8 @@ static void a_damaged_cache_is_made_again(void **state) {
     setup(&p, true);
     make_docs(&text, 'A', 50, 50, 1, "@@");
     const char *path = put(&p, "a.txt", text.data, text.len);
-    struct shard_spec spec = {.path = path, .separator = "@@", .tok = p.tok, .cache = p.dir, .pool = p.pool};
+    struct shard_spec spec = {
+        .path = path, .separator = "@@", .tok = p.tok, .cache = p.dir, .pool = p.pool};
     assert_ok(shard_open(&s, &spec, &e), e);
     shard_close(&s);
     char cmd[160], cache[160];
@@ -617,7 +694,8 @@ static void bad_files_are_named(void **state) {
         {"cut.jsonl", TEXT("{\"text\": \"good\"}\n{\"text\": \"go\n"), "line 2"},
         {"keys.jsonl", TEXT("\n\n{\"body\": 1}\n"), "line 3"},
         {"type.jsonl", TEXT("{\"text\": 7}"), "line 1"},
-        {"role.jsonl", TEXT("{\"messages\": [{\"role\": \"cat\", \"content\": \"\"}]}"), "assistant"},
+        {"role.jsonl", TEXT("{\"messages\": [{\"role\": \"cat\", \"content\": \"\"}]}"),
+         "assistant"},
         {"role2.jsonl",
          TEXT("{\"messages\": [{\"role\": \"cat\", \"content\": \"\"}, {\"role\": \"assistant\", "
               "\"content\": \"\"}]}"),
@@ -628,14 +706,16 @@ static void bad_files_are_named(void **state) {
         {"array2.json", TEXT("[{\"text\": \"a\""), "invalid JSON"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
-        const struct data_source src = {put(&p, row[i].name, row[i].text, row[i].n), DOC_AUTO, "@@", 1};
+        const struct data_source src = {put(&p, row[i].name, row[i].text, row[i].n), DOC_AUTO, "@@",
+                                        1};
         struct data_spec s = spec_of(&p, &src, 1, 8);
         struct err e = {0};
         struct data *d = data_open(&s, &e);
         if (d || e.code != E_FORMAT || !strstr(e.msg, row[i].name) || !strstr(e.msg, row[i].reason))
             fail_msg("%s: %d '%s', not '%s'", row[i].name, e.code, e.msg, row[i].reason);
     }
-    const struct data_source gone = {"/nonexistent/x.txt", DOC_AUTO, NULL, 1}, dir = {p.dir, DOC_AUTO, NULL, 1};
+    const struct data_source gone = {"/nonexistent/x.txt", DOC_AUTO, NULL, 1},
+                             dir = {p.dir, DOC_AUTO, NULL, 1};
     struct data_spec s = spec_of(&p, &gone, 1, 8);
     struct err e = {0}, e2 = {0};
     assert_null(data_open(&s, &e));
@@ -691,7 +771,9 @@ static void a_batch_is_traced_to_its_lines(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(documents_are_what_lies_between_separators),
+        cmocka_unit_test(a_separator_at_the_edge_of_the_window_is_found),
         cmocka_unit_test(an_epoch_has_each_document_once_and_whole),
+        cmocka_unit_test(parts_of_a_long_document_share_one_id),
         cmocka_unit_test(a_saved_cursor_continues_the_same_stream),
         cmocka_unit_test(weights_repeat_and_thin_out),
         cmocka_unit_test(validation_is_the_same_for_every_seed_and_never_trained_on),
