@@ -2,8 +2,8 @@
  * pool's.
  *
  * Every product is cut into tiles whose size depends on its shape alone; a tile is one
- * single-threaded call of oneDNN and sums over all of k, so the bits do not depend on the number of
- * threads. */
+ * single-threaded call of oneDNN, or several that follow each other along k, so the bits do not
+ * depend on the number of threads. */
 #ifndef NUM_DENSE_H
 #define NUM_DENSE_H
 

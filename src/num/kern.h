@@ -43,6 +43,11 @@ struct gemm {
     int m, n, k;
 };
 
+/* Of one update: keep = 1 - lr * decay, rate = lr / (1 - beta1^t), fix2 = 1 / sqrt(1 - beta2^t). */
+struct adamw_rates {
+    float beta1, beta2, eps, keep, rate, fix2, scale;
+};
+
 /* KERN(return type, name, (parameters)) */
 #define KERN(ret, name, params) ret(*name) params;
 struct kern {

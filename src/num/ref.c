@@ -75,6 +75,74 @@ static void relu(float *x, int n) {
         x[i] = x[i] < 0 ? 0 : x[i]; /* NaN stays */
 }
 
+/* -- training --------------------------------------------------------------------------------- */
+
+/* Beyond `most` the slopes are 0 and 1; NaN stays. */
+static double clamp(float x, double most) {
+    return x < -most ? -most : x > most ? most : x;
+}
+
+static void silu_slope(float *x, int n) {
+    for (int i = 0; i < n; i++) {
+        double v = clamp(x[i], 60), s = 1 / (1 + exp(-v));
+        x[i] = (float)(s + v * s * (1 - s));
+    }
+}
+
+static void gelu_tanh_slope(float *x, int n) {
+    const double k = 0.7978845608028654; /* sqrt(2/pi) */
+    for (int i = 0; i < n; i++) {
+        double v = clamp(x[i], 10), s = 1 / (1 + exp(-2 * k * (v + 0.044715 * v * v * v)));
+        x[i] = (float)(s + v * s * (1 - s) * 2 * k * (1 + 3 * 0.044715 * v * v));
+    }
+}
+
+static void gelu_erf_slope(float *x, int n) {
+    for (int i = 0; i < n; i++) {
+        double v = clamp(x[i], 10);
+        x[i] = (float)(0.5 * erfc(-v * 0.7071067811865476) +
+                       v * 0.3989422804014327 * exp(-0.5 * v * v)); /* Phi(v) + v phi(v) */
+    }
+}
+
+static void scale(float *y, int n, float a) {
+    for (int i = 0; i < n; i++)
+        y[i] *= a;
+}
+
+static void softmax_grad(float *dp, const float *p, int n, float a) {
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (double)p[i] * dp[i];
+    for (int i = 0; i < n; i++)
+        dp[i] = (float)((double)a * p[i] * (dp[i] - sum));
+}
+
+/* With g = w dy and xn = (x - mean) r:  dx += r (g - mean(g) - xn mean(g xn)). */
+static void norm_grad(float *dx, const float *dy, const float *x, const float *w, int n,
+                      const float stat[2], bool centred) {
+    double r = stat[1], sum_g = 0, sum_gx = 0;
+    for (int i = 0; i < n; i++) {
+        double g = (double)w[i] * dy[i];
+        sum_g += centred ? g : 0;
+        sum_gx += g * ((double)x[i] - stat[0]) * r;
+    }
+    for (int i = 0; i < n; i++) {
+        double g = (double)w[i] * dy[i], xn = ((double)x[i] - stat[0]) * r;
+        dx[i] += (float)(r * (g - sum_g / n - xn * sum_gx / n));
+    }
+}
+
+static void adamw(float *w, float *m, float *v, const float *g, int n,
+                  const struct adamw_rates *o) {
+    for (int i = 0; i < n; i++) {
+        float d = g[i] * o->scale;
+        m[i] = o->beta1 * m[i] + (1 - o->beta1) * d;
+        v[i] = o->beta2 * v[i] + (1 - o->beta2) * d * d;
+        w[i] = w[i] * o->keep - o->rate * (m[i] / (sqrtf(v[i]) * o->fix2 + o->eps));
+    }
+}
+
 /* -- attention --------------------------------------------------------------------------------- */
 
 static void attn_score(enum dtype t, float *s, const float *q, const char *k, size_t stride, int n,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "num/kern.h"
 
 #define SPAN 65536 /* floats */
 
@@ -33,9 +34,8 @@ void adamw_free(struct adamw *a) {
 
 struct job {
     const struct adamw *a;
-    double *sum; /* one a span, of the norm */
-    float lr, scale;
-    float fix1, root_fix2; /* bias corrections: 1 - beta1^t, sqrt(1 - beta2^t) */
+    double *sum;              /* one a span, of the norm */
+    struct adamw_rates rates; /* of a param that decays */
 };
 
 /* Span k of param p: [*lo, *hi). */
@@ -90,15 +90,11 @@ float adamw_clip(double norm, double max) {
 }
 
 static void update_span(const struct job *j, const struct param *p, size_t lo, size_t hi) {
-    const struct adamw_opts *o = &j->a->o;
     float *m = j->a->m + p->at, *v = j->a->v + p->at;
-    float keep = p->decay ? 1 - j->lr * o->decay : 1, rate = j->lr / j->fix1;
-    for (size_t i = lo; i < hi; i++) {
-        float g = p->g[i] * j->scale;
-        m[i] = o->beta1 * m[i] + (1 - o->beta1) * g;
-        v[i] = o->beta2 * v[i] + (1 - o->beta2) * g * g;
-        p->w[i] = p->w[i] * keep - rate * m[i] / (sqrtf(v[i]) / j->root_fix2 + o->eps);
-    }
+    struct adamw_rates rates = j->rates;
+    if (!p->decay)
+        rates.keep = 1;
+    kern.adamw(p->w + lo, m + lo, v + lo, p->g + lo, (int)(hi - lo), &rates);
 }
 
 static void update(void *arg, int id, int n) {
@@ -117,10 +113,16 @@ static void update(void *arg, int id, int n) {
 }
 
 void adamw_step(struct adamw *a, float lr, float scale) {
+    const struct adamw_opts *o = &a->o;
     double t = (double)++a->step;
-    struct job j = {.a = a, .lr = lr, .scale = scale};
-    j.fix1 = (float)(1 - pow((double)a->o.beta1, t));
-    j.root_fix2 = (float)sqrt(1 - pow((double)a->o.beta2, t));
+    struct job j = {.a = a};
+    j.rates = (struct adamw_rates){.beta1 = o->beta1,
+                                   .beta2 = o->beta2,
+                                   .eps = o->eps,
+                                   .keep = 1 - lr * o->decay,
+                                   .rate = (float)((double)lr / (1 - pow((double)o->beta1, t))),
+                                   .fix2 = (float)(1 / sqrt(1 - pow((double)o->beta2, t))),
+                                   .scale = scale};
     pool_run(a->pool, update, &j);
     params_changed(a->ps);
 }

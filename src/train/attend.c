@@ -97,11 +97,8 @@ static void weights(const struct item *it, const struct block *b, int h) {
         int lo = first[b->i0 + r] - b->j0, hi = b->i0 + r + 1 - b->j0;
         memset(s, 0, (size_t)lo * sizeof *s);
         memset(s + hi, 0, (size_t)(b->n - hi) * sizeof *s);
-        for (int j = lo; j < hi; j++)
-            s[j] *= scale;
-        float norm = 1 / kern.softmax_exp(s + lo, hi - lo);
-        for (int j = lo; j < hi; j++)
-            s[j] *= norm;
+        kern.scale(s + lo, hi - lo, scale);
+        kern.scale(s + lo, hi - lo, 1 / kern.softmax_exp(s + lo, hi - lo));
         ct_write(n, it->p, (size_t)r * (size_t)n->o.len, s, b->n);
     }
 }
@@ -154,17 +151,11 @@ static void forward_item(const struct item *it) {
 /* it->dp = p (dp - sum p dp) / sqrt(C), from it->s = p and it->ds = dp. */
 static void dsoftmax(const struct item *it, const struct block *b) {
     const struct net *n = it->n;
-    const int *first = first_of(it);
     float scale = 1.0f / sqrtf((float)n->m->cfg.head_dim);
     for (int r = 0; r < b->m; r++) {
-        const float *p = it->s + (size_t)r * (size_t)n->o.len;
-        float *dp = it->ds + (size_t)r * (size_t)n->o.len, sum = 0;
-        int lo = first[b->i0 + r] - b->j0, hi = b->i0 + r + 1 - b->j0;
-        for (int j = lo; j < hi; j++)
-            sum += p[j] * dp[j];
-        for (int j = 0; j < b->n; j++)
-            dp[j] = p[j] * (dp[j] - sum) * scale;
-        ct_write(n, it->dp, (size_t)r * (size_t)n->o.len, dp, b->n);
+        size_t at = (size_t)r * (size_t)n->o.len;
+        kern.softmax_grad(it->ds + at, it->s + at, b->n, scale);
+        ct_write(n, it->dp, at, it->ds + at, b->n);
     }
 }
 

@@ -341,8 +341,9 @@ static void dnorm_rows(void *arg, int id, int n) {
     for (int t = lo; t < hi; t++) {
         size_t at = (size_t)t * (size_t)c->dim;
         float *stat = j->n->stat + 2 * (size_t)t;
-        norm_backward(c->norm, j->y + at, j->n->dh + at, j->x + at, j->w, c->dim, c->norm_eps,
-                      stat);
+        norm_stat(c->norm, j->x + at, c->dim, c->norm_eps, stat);
+        kern.norm_grad(j->y + at, j->n->dh + at, j->x + at, j->w, c->dim, stat,
+                       c->norm == NORM_LAYER);
     }
 }
 
@@ -462,9 +463,9 @@ static void dhead_norm_rows(void *arg, int id, int n) {
     pool_split(j->n->n_tok * j->heads, 1, id, n, &lo, &hi);
     for (int i = lo; i < hi; i++) {
         size_t at = (size_t)i * (size_t)c->head_dim;
-        float stat[2];
+        const float stat[2] = {0, j->n->stat[i]};
         memset(tmp, 0, (size_t)c->head_dim * sizeof *tmp);
-        norm_backward(NORM_RMS, tmp, j->d + at, j->raw + at, j->w, c->head_dim, c->norm_eps, stat);
+        kern.norm_grad(tmp, j->d + at, j->raw + at, j->w, c->head_dim, stat, false);
         memcpy(j->d + at, tmp, (size_t)c->head_dim * sizeof *tmp);
     }
 }
@@ -474,9 +475,12 @@ static void dhead_norm_stat(void *arg, int id, int n) {
     const struct cfg *c = &j->n->m->cfg;
     int lo, hi;
     pool_split(j->n->n_tok * j->heads, 1, id, n, &lo, &hi);
-    for (int i = lo; i < hi; i++)
-        j->n->stat[i] =
-            rms_scale(j->raw + (size_t)i * (size_t)c->head_dim, c->head_dim, c->norm_eps);
+    for (int i = lo; i < hi; i++) {
+        float stat[2];
+        norm_stat(NORM_RMS, j->raw + (size_t)i * (size_t)c->head_dim, c->head_dim, c->norm_eps,
+                  stat);
+        j->n->stat[i] = stat[1];
+    }
 }
 
 static void dhead_norm_columns(void *arg, int id, int n) {

@@ -9,8 +9,8 @@
 #include "train/impl.h"
 
 #define LOGITS_BYTES                                                                               \
-    ((size_t)64 << 20) /* of a chunk of logits; the gradient of the head is added once       \
-                              * per chunk, so small chunks cost bandwidth */
+    ((size_t)64 << 20) /* of a chunk of logits; the gradient of the head is added once             \
+                        * per chunk, so small chunks cost bandwidth */
 
 void params_changed(struct params *p) {
     p->version++;

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base/rng.h"
+#include "num/kern.h"
 #include "testing.h"
 #include "train/lr.h"
 
@@ -165,6 +166,11 @@ static void a_schedule_that_cannot_be_is_refused(void **state) {
 }
 
 int main(void) {
+    struct err err = {0};
+    if (kern_init(&err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        return 1;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_update_is_the_one_of_the_paper),
         cmocka_unit_test(a_frozen_param_moves_neither_weights_nor_moments),

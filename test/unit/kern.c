@@ -251,6 +251,99 @@ static void check_relu(const struct kern *r, const struct kern *k) {
     }
 }
 
+/* -- training --------------------------------------------------------------------------------- */
+
+static void check_silu_slope(const struct kern *r, const struct kern *k) {
+    check_act(r->silu_slope, k->silu_slope, 1e-6, 3e-7, "silu_slope");
+}
+
+static void check_gelu_tanh_slope(const struct kern *r, const struct kern *k) {
+    check_act(r->gelu_tanh_slope, k->gelu_tanh_slope, 1e-6, 1e-6, "gelu_tanh_slope");
+}
+
+static void check_gelu_erf_slope(const struct kern *r, const struct kern *k) {
+    check_act(r->gelu_erf_slope, k->gelu_erf_slope, 1e-6, 3e-7, "gelu_erf_slope");
+}
+
+static void check_scale(const struct kern *r, const struct kern *k) {
+    float x[MAX_N];
+    FOR_N for (int v = NORMAL; v < N_VALUES; v++) {
+        fill(x, n, (enum values)v);
+        struct two y = two_new(x, (size_t)n * 4, any_shift());
+        r->scale(y.r.p, n, 0.7f);
+        k->scale(y.k.p, n, 0.7f);
+        same_floats(y.k.p, y.r.p, n, "scale");
+        two_free(&y);
+    }
+}
+
+static void check_softmax_grad(const struct kern *r, const struct kern *k) {
+    float d[MAX_N], p[MAX_N];
+    FOR_N {
+        double sum = 0, size = 0;
+        fill(d, n, NORMAL);
+        for (int i = 0; i < n; i++)
+            sum += p[i] = (float)rng_double(&rng);
+        for (int i = 0; i < n; i++)
+            size += fabs((p[i] /= (float)sum) * d[i]);
+        struct two y = two_new(d, (size_t)n * 4, any_shift());
+        struct buf q = buf_new((size_t)n * 4, any_shift());
+        memcpy(q.p, p, (size_t)n * 4);
+        r->softmax_grad(y.r.p, q.p, n, 0.3f);
+        k->softmax_grad(y.k.p, q.p, n, 0.3f);
+        for (int i = 0; i < n; i++)
+            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i], 1e-6 * p[i] * (fabsf(d[i]) + size),
+                     "softmax_grad", i);
+        two_free(&y);
+        buf_check_and_free(&q);
+    }
+}
+
+static void check_norm_grad(const struct kern *r, const struct kern *k) {
+    float v[4][MAX_N];
+    FOR_N for (int centred = 0; centred < 2; centred++) {
+        struct buf in[3]; /* dy, x, w */
+        const float stat[2] = {centred ? 0.3f : 0, 1.7f};
+        for (int i = 0; i < 4; i++)
+            fill(v[i], n, NORMAL);
+        struct two y = two_new(v[3], (size_t)n * 4, any_shift());
+        for (int i = 0; i < 3; i++) {
+            in[i] = buf_new((size_t)n * 4, any_shift());
+            memcpy(in[i].p, v[i], (size_t)n * 4);
+        }
+        r->norm_grad(y.r.p, in[0].p, in[1].p, in[2].p, n, stat, centred);
+        k->norm_grad(y.k.p, in[0].p, in[1].p, in[2].p, n, stat, centred);
+        for (int i = 0; i < n; i++)
+            close_to(((float *)y.k.p)[i], ((float *)y.r.p)[i], 3e-5, "norm_grad", i);
+        two_free(&y);
+        for (int i = 0; i < 3; i++)
+            buf_check_and_free(&in[i]);
+    }
+}
+
+static void check_adamw(const struct kern *r, const struct kern *k) {
+    float v[4][MAX_N];
+    const struct adamw_rates o = {0.9f, 0.95f, 1e-8f, 0.99f, 0.01f, 1.3f, 0.5f};
+    FOR_N for (int zero = 0; zero < 2; zero++) { /* w, m, v, g; all 0: no 0 / 0 */
+        struct two y[4];
+        for (int i = 0; i < 4; i++) {
+            fill(v[i], n, zero ? ZERO : NORMAL);
+            for (int j = 0; j < n && i == 2; j++)
+                v[i][j] *= v[i][j];
+            y[i] = two_new(v[i], (size_t)n * 4, any_shift());
+        }
+        r->adamw(y[0].r.p, y[1].r.p, y[2].r.p, y[3].r.p, n, &o);
+        k->adamw(y[0].k.p, y[1].k.p, y[2].k.p, y[3].k.p, n, &o);
+        for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < n; j++) {
+                float want = ((float *)y[i].r.p)[j];
+                close_to(((float *)y[i].k.p)[j], want, 1e-6 * (1 + fabsf(want)), "adamw", j);
+            }
+            two_free(&y[i]);
+        }
+    }
+}
+
 /* -- attention --------------------------------------------------------------------------------- */
 
 static void check_softmax_exp(const struct kern *r, const struct kern *k) {

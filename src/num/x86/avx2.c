@@ -5,7 +5,7 @@
  * each other block by block exactly as in ref.c. */
 #include "num/x86/ymm.h"
 
-#include "num/x86/lanes.h"
+#include "num/x86/grad.h"
 #include "num/x86/slices.h"
 
 #define ROWS 8
@@ -200,6 +200,7 @@ static uint64_t probe_read(const void *p, size_t n) {
 
 void kern_avx2(struct kern *k) {
     lanes_fill(k);
+    grad_fill(k);
     k->q8x_pack = q8x_pack;
     k->gemm_q8_0 = gemm_q8_0;
     k->gemm_q4_0 = gemm_q4_0;

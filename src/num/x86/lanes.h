@@ -1,5 +1,6 @@
 /* lanes.h - the float kernels, the same for every vector width.  Included once by avx2.c and by
- * avx512.c, after ymm.h or zmm.h: W lanes of vf. */
+ * avx512.c, after ymm.h or zmm.h: W lanes of vf.
+ * exception: compiles only there, and is a kernel file in all but name, hence its length. */
 #ifndef NUM_X86_LANES_H
 #define NUM_X86_LANES_H
 
@@ -139,9 +140,9 @@ INLINE vf gelu_tanh_of(vf x) {
     return sigmoid_times(x, u2);
 }
 
-/* erfc(z), z >= 0, as t P(t) e^(-z^2), t = 1/(1 + pz) (Abramowitz and Stegun 7.1.26; error <
- * 1.5e-7) */
-INLINE vf gelu_erf_of(vf x) {
+/* erfc(z) / 2 of z = |x| / sqrt(2), and *e = e^(-z^2); erfc as t P(t) e^(-z^2), t = 1/(1 + pz)
+ * (Abramowitz and Stegun 7.1.26; error < 1.5e-7) */
+INLINE vf half_erfc(vf x, vf *e) {
     vf z = v_mul(v_abs(x), v_set(0.70710678f));
     vf t = v_div(v_set(1), v_fma(z, v_set(0.3275911f), v_set(1)));
     vf p = v_set(1.061405429f);
@@ -149,8 +150,12 @@ INLINE vf gelu_erf_of(vf x) {
     p = v_fma(p, t, v_set(1.421413741f));
     p = v_fma(p, t, v_set(-0.284496736f));
     p = v_fma(p, t, v_set(0.254829592f));
-    vf e = v_exp(v_sub(v_set(0), v_mul(z, z)));
-    vf half = v_mul(v_mul(v_mul(p, t), e), v_set(0.5f));
+    *e = v_exp(v_sub(v_set(0), v_mul(z, z)));
+    return v_mul(v_mul(v_mul(p, t), *e), v_set(0.5f));
+}
+
+INLINE vf gelu_erf_of(vf x) {
+    vf e, half = half_erfc(x, &e);
     return v_mul(x, v_if_negative(x, half, v_sub(v_set(1), half)));
 }
 
@@ -216,7 +221,8 @@ static void bf16_pack(void *dst, const float *src, int n) {
 
 /* -- matrices ---------------------------------------------------------------------------------- */
 
-/* Tokens in a tile: its sums, two vectors for each of its tokens, and weights fill the registers. */
+/* Tokens in a tile: its sums, two vectors for each of its tokens, and weights fill the
+ * registers. */
 #define TOKENS (W / 4)
 
 struct two {

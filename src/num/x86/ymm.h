@@ -59,6 +59,9 @@ INLINE vf v_min(vf a, vf b) {
 INLINE vf v_max(vf a, vf b) {
     return _mm256_max_ps(a, b);
 }
+INLINE vf v_sqrt(vf a) {
+    return _mm256_sqrt_ps(a);
+}
 INLINE vf v_abs(vf a) {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }

@@ -57,6 +57,9 @@ INLINE vf v_min(vf a, vf b) {
 INLINE vf v_max(vf a, vf b) {
     return _mm512_max_ps(a, b);
 }
+INLINE vf v_sqrt(vf a) {
+    return _mm512_sqrt_ps(a);
+}
 INLINE vf v_abs(vf a) {
     return _mm512_abs_ps(a);
 }
