@@ -341,7 +341,7 @@ static int by_text(const void *pa, const void *pb) {
 /* All that makes cutting hard: white space of every kind, signs before newlines, contractions,
  * broken UTF-8, characters that are white space or letters only when whole, special tokens and
  * parts of them. */
-static void nasty_text(struct rng *r, struct buf *b) {
+static void nasty_text(struct rng *r, struct buf *b, uint32_t n_parts) {
     static const char *const parts[] = {"a",
                                         "Zz",
                                         "9",
@@ -384,8 +384,40 @@ static void nasty_text(struct rng *r, struct buf *b) {
                                         "<",
                                         "ab|",
                                         "\x1c"};
-    for (uint32_t n = rng_below(r, 120) + 1; n > 0; n--)
+    for (uint32_t n = n_parts; n > 0; n--)
         buf_adds(b, parts[rng_below(r, sizeof parts / sizeof *parts)]);
+}
+
+/* Where the words of a text end. */
+static void mark_ends(const struct pre *p, const char *text, const char *end, bool *ends) {
+    for (const char *at = text; at < end;) {
+        const char *next = pre_next(p, at, end);
+        ends[next - text] = true;
+        at = next;
+    }
+}
+
+static void a_cut_changes_no_word_whatever_follows(void **state) {
+    (void)state;
+    FOR_SEEDS(4000) {
+        struct rng r;
+        struct buf b = {0};
+        rng_seed(&r, seed);
+        nasty_text(&r, &b, 1 + rng_below(&r, 10));
+        struct pre p = {.type = seed & 1 ? PRE_GPT2 : PRE_LLAMA3, .digits = seed & 1 ? 0 : 3};
+        bool whole[128] = {0};
+        assert_true(b.len < sizeof whole);
+        mark_ends(&p, b.data, b.data + b.len, whole);
+        for (size_t n = 1; n <= b.len; n++) {
+            size_t cut = pre_cut(b.data, n); /* sees only the first n bytes */
+            assert_true(cut < n);
+            bool parts[128] = {0};
+            mark_ends(&p, b.data, b.data + cut, parts);
+            mark_ends(&p, b.data + cut, b.data + b.len, parts + cut);
+            assert_memory_equal(parts, whole, sizeof whole);
+        }
+        buf_free(&b);
+    }
 }
 
 /* The words of the whole text, one after the other, in one go. */
@@ -418,7 +450,7 @@ static void blocks_and_threads_do_not_change_the_counts(void **state) {
         struct buf text = {0};
         int64_t count[1024] = {0}, total;
         rng_seed(&r, seed);
-        nasty_text(&r, &text);
+        nasty_text(&r, &text, 1 + rng_below(&r, 120));
         buf_adds(&text, " end");
         struct words_spec s = {.pre = seed & 1 ? WORDS_GPT2 : WORDS_LLAMA3,
                                .special = special,
@@ -622,7 +654,7 @@ static void any_bytes_survive_encoding_and_decoding(void **state) {
         struct err err = {0};
         rng_seed(&r, seed);
         if (seed & 1)
-            nasty_text(&r, &text);
+            nasty_text(&r, &text, 1 + rng_below(&r, 120));
         else
             for (int i = 0; i < 300; i++)
                 buf_addc(&text, (char)rng_below(&r, 256));
@@ -701,6 +733,7 @@ int main(void) {
         cmocka_unit_test(a_pair_in_a_run_counts_at_each_place_and_merges_leftmost),
         cmocka_unit_test(merges_and_segmentation_equal_those_of_a_naive_trainer),
         cmocka_unit_test(one_endless_word_is_learnt_up_to_the_longest_piece),
+        cmocka_unit_test(a_cut_changes_no_word_whatever_follows),
         cmocka_unit_test(blocks_and_threads_do_not_change_the_counts),
         cmocka_unit_test(thread_count_does_not_change_the_vocabulary),
         cmocka_unit_test(special_tokens_split_the_text_and_are_not_learnt),
