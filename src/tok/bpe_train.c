@@ -12,7 +12,8 @@
  * since equal bytes inside a symbol were merged by the same steps.
  *
  * Invariants: (1) count of a pair = sum over its live places of the word's count; (2) first and
- * last cell of a symbol agree; (3) pairs below min_count, or too long to be a piece, are not kept. */
+ * last cell of a symbol agree; (3) pairs below min_count, or too long to be a piece, are not
+ * kept. */
 #include "tok/bpe_train.h"
 
 #include <assert.h>
