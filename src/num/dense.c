@@ -15,7 +15,7 @@
 #include "num/kern.h"
 
 #define TILE_M 512 /* with these a thread's operands fit its cache and 16 threads find work */
-#define TILE_N 256
+#define TILE_N 512
 #define TILE_K 4096 /* oneDNN takes longer sums at less than half its speed */
 
 /* libgomp's; gcc keeps omp.h to itself and clang's is another package. */
