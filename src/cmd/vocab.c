@@ -179,8 +179,8 @@ static int vocab_train(int argc, char **argv, struct err *err) {
     };
     const struct cmd_help h = {
         "vocab train --size N --out DIR FILES...",
-        "Learns a byte-level BPE vocabulary and writes tokenizer.json.  The same text gives\n"
-        "the same file.  Special tokens that occur in the text split it and are not learnt.",
+        "Learns a byte-level BPE vocabulary and writes tokenizer.json.  The same text\n"
+        "gives the same file.  Special tokens in the text split it and are not learnt.",
         &v.help};
     if (cmd_parse(&h, table, argc, argv, &rest, err))
         return -1;
