@@ -118,8 +118,8 @@ int eval_grads(int argc, char **argv, struct err *err) {
     };
     const struct cmd_help h = {
         "eval grads MODEL --ids FILE --out FILE [options]",
-        "Writes the gradient of the mean loss over all next tokens, under the "
-        "model's names of tensors.",
+        "Writes the gradient of the mean loss over all next tokens, under the model's\n"
+        "names of tensors.",
         &help};
     if (cmd_parse(&h, table, argc, argv, &rest, err) || help)
         return 0;

@@ -37,7 +37,8 @@ void dense(struct dense_ctx *d, const struct dense *j);
 /* Whole, on the calling thread, which is thread `id` of a pool_run that is going on. */
 void dense_one(struct dense_ctx *d, int id, const struct dense *j);
 
-/* Scratch held by all threads now; it grows with the shapes seen. */
+/* Scratch held by all threads now; it grows with the shapes seen, up to DENSE_MOST for each. */
 size_t dense_bytes(const struct dense_ctx *d);
+#define DENSE_MOST ((size_t)2 << 20) /* what oneDNN 2.6 asks for, rounded up; a test holds it */
 
 #endif

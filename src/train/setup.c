@@ -9,7 +9,8 @@
 #include "train/impl.h"
 
 #define LOGITS_BYTES                                                                               \
-    ((size_t)64 << 20) /* of a chunk of logits; the gradient of the head is added once             \
+    ((size_t)64                                                                                    \
+     << 20) /* of a chunk of logits; the gradient of the head is added once             \
                         * per chunk, so small chunks cost bandwidth */
 
 void params_changed(struct params *p) {
@@ -220,7 +221,7 @@ int net_memory(const struct cfg *c, const struct net_opts *o, struct net_bytes *
     b->moments = 2 * n.plan.bytes;
     b->copies = o->type == DT_F32 ? 0 : n.plan.bytes / 2;
     b->activations = carve_scratch(&n, NULL, carve_acts(&n, NULL));
-    b->products = (size_t)pool_size(o->pool) * ((size_t)4 << 20);
+    b->products = (size_t)pool_size(o->pool) * DENSE_MOST;
     b->total = b->weights + b->gradients + b->moments + b->copies + b->activations + b->products;
     rc = 0;
 out:

@@ -31,7 +31,8 @@ def help_names_every_command_and_each_has_its_own():
 @claim
 def help_fits_80_columns():
     for args in [["--help"], ["run", "--help"], ["chat", "--help"], ["show", "--help"], ["tokenize", "--help"],
-                 ["detokenize", "--help"], ["init", "--help"], ["eval", "ppl", "--help"], ["eval", "logits", "--help"]]:
+                 ["detokenize", "--help"], ["init", "--help"], ["eval", "ppl", "--help"], ["eval", "logits", "--help"],
+                 ["eval", "grads", "--help"]]:
         for line in pumice(*args).out.split("\n"):
             assert len(line) <= 80, line
 
@@ -65,6 +66,22 @@ def unknown_flags_and_bad_values_are_named():
                         (["-sys", "x"], "need --chat"), (["--temp"], "--temp: needs a value"),
                         (["--json=1"], "--json: takes no value")]:
         refuses(2, part, "run", model(), "-p", PROMPT, *flags)
+
+
+@claim
+def a_batch_for_gradients_that_is_none_is_one_clear_error():
+    out, rows = tmp("g.safetensors"), tmp("rows.json")
+    refuses(2, "eval grads: give --ids FILE", "eval", "grads", model(), "--out", out)
+    refuses(2, "--dtype: 'q8_0'", "eval", "grads", model(), "--ids", rows, "--out", out, "--dtype", "q8_0")
+    refuses(4, "none.json", "eval", "grads", model(), "--ids", tmp("none.json"), "--out", out)
+    for text, status, part in [("[[1,2],[3]]", 3, "row 1 is not a list of 2 token ids"), ("[]", 3, "not a list"),
+                               ("[[1]]", 3, "two or more"), ("[[1,\"a\"]]", 3, "row 0: item 1"),
+                               ("{\"batch\": 5}", 3, "not a list"), ("[[1,2", 3, "invalid JSON"),
+                               ("[[1,512]]", 2, "512 is outside the vocabulary"), ("[[-1,2]]", 3, "item 0")]:
+        with open(rows, "w", encoding="utf-8") as f:
+            f.write(text)
+        refuses(status, part, "eval", "grads", model(), "--ids", rows, "--out", out)
+        assert not os.path.exists(out), text
 
 
 # -- models ------------------------------------------------------------------------------------------------------

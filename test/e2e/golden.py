@@ -1,6 +1,8 @@
 """golden.py - the binary against numbers of a reference implementation, for every architecture and format."""
 
+import json
 import math
+import struct
 
 from harness import claim, data, ids_text, load, main, pumice, read_npy, tmp
 
@@ -129,6 +131,36 @@ def perplexity_of_stories_is_that_of_the_reference():
         d = abs(got["nll_per_token"] - ref["nll_per_token"])
         assert d < 5e-4, f"{path}: nll {got['nll_per_token']}, not {ref['nll_per_token']}"
         assert abs(got["ppl"] - math.exp(got["nll_per_token"])) < 1e-6
+
+
+def read_f32(path):
+    """{name: (shape, flat tuple of floats)} of a .safetensors file of F32 tensors."""
+    with open(path, "rb") as f:
+        blob = f.read()
+    size = struct.unpack("<Q", blob[:8])[0]
+    out = {}
+    for name, t in json.loads(blob[8:8 + size]).items():
+        if name != "__metadata__":
+            assert t["dtype"] == "F32", f"{path}: {name} is {t['dtype']}"
+            lo, hi = (8 + size + x for x in t["data_offsets"])
+            out[name] = t["shape"], struct.unpack(f"<{(hi - lo) // 4}f", blob[lo:hi])
+    return out
+
+
+@claim
+def gradients_are_within_1e4_of_the_reference():
+    for name in FAMILIES:
+        ref = data("reference", name, "ref")
+        path = tmp("grads.safetensors")
+        said = pumice("eval", "grads", data("reference", name), "--ids", f"{ref}/train.json", "--out", path).out
+        loss = load("reference", name, "ref", "train.json")["loss"]
+        assert abs(float(said.split()[1]) - loss) < 1e-4, f"{name}: {said}, not {loss}"
+        mine, want = read_f32(path), read_f32(f"{ref}/grads.safetensors")
+        assert mine.keys() == want.keys(), f"{name}: {mine.keys() ^ want.keys()}"
+        for t, (shape, values) in want.items():
+            assert mine[t][0] == shape, f"{name}: {t} is {mine[t][0]}"
+            d = math.dist(mine[t][1], values) / math.hypot(*values)
+            assert d < 1e-4, f"{name}: {t} is off by {d:.2e} of its norm"
 
 
 main()

@@ -1,5 +1,6 @@
 /* grad.h - the float kernels of training, the same for every vector width.  Included once by avx2.c
- * and by avx512.c, after lanes.h. */
+ * and by avx512.c, after ymm.h or zmm.h.
+ * exception: compiles only there. */
 #ifndef NUM_X86_GRAD_H
 #define NUM_X86_GRAD_H
 
