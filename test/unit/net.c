@@ -646,6 +646,64 @@ static void the_memory_announced_is_the_memory_used(void **state) {
     }
 }
 
+static void bf16_training_follows_every_update(void **state) {
+    (void)state;
+    struct err err = {0};
+    struct cfg c = tiny_cfg();
+    struct fixture f;
+    if (kern_best() < ISA_AVX512) {
+        printf("  skipped: no BF16 products on this processor\n");
+        skip();
+    }
+    open_tiny(&f, &c, (struct net_opts){.type = DT_BF16, .rows = 4, .len = 32}, 1);
+    struct adamw_opts ao = {0.9f, 0.95f, 1e-8f, 0};
+    struct adamw *a = adamw_new(net_params(f.n), &ao, f.pool, &err);
+    struct net_loss l = gradients(&f);
+    double first = l.sum;
+    for (int k = 0; k < 30; k++) {
+        adamw_step(a, 1e-2f, adamw_clip(adamw_norm(a), 1));
+        l = gradients(&f);
+    }
+    if (!(l.sum < 0.5 * first))
+        fail_msg("the loss went from %g to %g in 30 steps on one batch", first, l.sum);
+    net_free(f.n); /* a new net has no copies of older weights */
+    net_open(&f, DT_BF16, false);
+    assert_true(gradients(&f).sum == l.sum);
+    a->ps = net_params(f.n);
+    adamw_free(a);
+    fixture_close(&f);
+}
+
+/* Gemma's files hold norms less one; gradients are those of the weights all the same. */
+static void norms_are_written_less_one_and_their_gradients_as_they_are(void **state) {
+    (void)state;
+    struct err err = {0};
+    struct fixture f;
+    struct cfg c = flag_cfg(3);
+    struct tensors file = {0};
+    char out[64];
+    snprintf(out, sizeof out, "/tmp/pumice-gemma-%d.safetensors", (int)getpid());
+    open_tiny(&f, &c, (struct net_opts){.type = DT_F32, .rows = 2, .len = 9}, 1);
+    gradients(&f);
+    for (int k = 0; k < 2; k++) {
+        assert_ok(k ? net_write_gradients(f.n, out, &err) : net_write_weights(f.n, out, &err), err);
+        assert_ok(safetensors_open(&file, out, &err), err);
+        for (int i = 0; i < net_params(f.n)->n; i++) {
+            const struct param *p = &net_params(f.n)->p[i];
+            const struct tensor *t = tensors_find(&file, p->name);
+            assert_non_null(t);
+            for (int e = 0; e < p->rows * p->cols; e++) {
+                float got, want = k ? p->g[e] : p->decay ? p->w[e] : p->w[e] - 1;
+                memcpy(&got, (const char *)t->data + 4 * (size_t)e, 4);
+                assert_true(got == want);
+            }
+        }
+        tensors_close(&file);
+    }
+    remove(out);
+    fixture_close(&f);
+}
+
 static void a_batch_that_cannot_be_is_refused_by_name(void **state) {
     (void)state;
     struct fixture f;
@@ -692,6 +750,8 @@ int main(void) {
         cmocka_unit_test(bf16_gradients_are_close_to_f32),
         cmocka_unit_test(gradients_add_up_over_batches),
         cmocka_unit_test(the_memory_announced_is_the_memory_used),
+        cmocka_unit_test(bf16_training_follows_every_update),
+        cmocka_unit_test(norms_are_written_less_one_and_their_gradients_as_they_are),
         cmocka_unit_test(a_batch_that_cannot_be_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
