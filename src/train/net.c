@@ -309,7 +309,15 @@ static void dbias(struct net *n, const float *bias, const void *dy, int width, i
             dbias_columns);
 }
 
-/* Of y = x w^T + bias: dx (t, cols) = or += dy (t, rows) w, dw += dy^T x, dbias += dy. */
+static bool is_frozen(const struct net *n, const struct mat *w) {
+    for (int i = 0; i < n->params.n; i++)
+        if (n->params.p[i].w == w->data)
+            return n->params.p[i].frozen;
+    return false;
+}
+
+/* Of y = x w^T + bias: dx (t, cols) = or += dy (t, rows) w, dw += dy^T x unless w is frozen,
+ * dbias += dy. */
 static void dmatmul(struct net *n, float *dx, bool add_dx, const void *dy, const void *x,
                     const struct mat *w, const float *bias, int t) {
     dense(n->dense, &(struct dense){.type = n->o.type,
@@ -321,15 +329,17 @@ static void dmatmul(struct net *n, float *dx, bool add_dx, const void *dy, const
                                     .c = dx,
                                     .ldc = w->cols,
                                     .add = add_dx});
-    dense(n->dense, &(struct dense){.type = n->o.type,
-                                    .m = w->rows,
-                                    .n = w->cols,
-                                    .k = t,
-                                    .a = {dy, w->rows, true},
-                                    .b = {x, w->cols, false},
-                                    .c = grad_of(n, w->data),
-                                    .ldc = w->cols,
-                                    .add = true});
+    const struct dense dw = {.type = n->o.type,
+                             .m = w->rows,
+                             .n = w->cols,
+                             .k = t,
+                             .a = {dy, w->rows, true},
+                             .b = {x, w->cols, false},
+                             .c = grad_of(n, w->data),
+                             .ldc = w->cols,
+                             .add = true};
+    if (!is_frozen(n, w))
+        dense(n->dense, &dw);
     dbias(n, bias, dy, w->rows, t);
 }
 

@@ -20,7 +20,8 @@ struct param {
     int rows, cols;   /* a vector is (n, 1)                                              */
     size_t at;        /* of w and g in their arenas, in floats                           */
     bool decay;       /* weight decay applies: its tensor has two dimensions             */
-    bool frozen;      /* the optimiser leaves it alone; set by the caller                */
+    bool frozen;      /* the optimiser leaves it alone, and the gradient of a frozen matrix is not
+                       * computed; set by the caller                                      */
 };
 struct params {
     struct param *p; /* owned by the net */

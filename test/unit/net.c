@@ -609,6 +609,32 @@ static void gradients_add_up_over_batches(void **state) {
 #define SANITIZED 0
 #endif
 
+static void frozen_matrices_cost_nothing_and_change_no_other_gradient(void **state) {
+    (void)state;
+    for (int i = 0; i < N_FLAGS; i++) {
+        struct fixture f;
+        struct cfg c = flag_cfg(i);
+        open_tiny(&f, &c, (struct net_opts){.type = DT_F32, .rows = 2, .len = 9}, 2);
+        struct params *ps = net_params(f.n);
+        gradients(&f);
+        float *want = malloc(ps->floats * sizeof *want);
+        memcpy(want, ps->p[0].g, ps->floats * sizeof *want);
+        for (int k = 1; k < ps->n; k++) /* all but the embedding, which also gathers */
+            ps->p[k].frozen = ps->p[k].cols > 1 && strcmp(ps->p[k].name, "transformer.wpe.weight");
+        gradients(&f);
+        for (int k = 0; k < ps->n; k++) {
+            const struct param *p = &ps->p[k];
+            size_t n = (size_t)p->rows * (size_t)p->cols;
+            for (size_t e = 0; p->frozen && e < n; e++)
+                assert_true(p->g[e] == 0);
+            if (!p->frozen && memcmp(p->g, want + p->at, n * sizeof *want))
+                fail_msg("%s: %s has another gradient", flag_cases[i].name, p->name);
+        }
+        free(want);
+        fixture_close(&f);
+    }
+}
+
 static void the_memory_announced_is_the_memory_used(void **state) {
     (void)state;
     if (SANITIZED) {
@@ -749,6 +775,7 @@ int main(void) {
         cmocka_unit_test(logits_are_those_of_the_engine_to_the_bit),
         cmocka_unit_test(bf16_gradients_are_close_to_f32),
         cmocka_unit_test(gradients_add_up_over_batches),
+        cmocka_unit_test(frozen_matrices_cost_nothing_and_change_no_other_gradient),
         cmocka_unit_test(the_memory_announced_is_the_memory_used),
         cmocka_unit_test(bf16_training_follows_every_update),
         cmocka_unit_test(norms_are_written_less_one_and_their_gradients_as_they_are),
