@@ -7,6 +7,7 @@
  * Invariants: (1) with F32 the logits are those of run.c to the bit; (2) no sum is split among
  * threads, so no bit depends on their number; (3) a block computed again gives the bits it gave
  * first. Shapes and the arrays are in train/impl.h.  Claims tested in test/unit/net.c. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@ struct rows {
     struct act *a;
     const struct layer *l;
     int t, width; /* tokens, elements of each */
+    int at;       /* the first token of the chunk whose logits these are */
     float *y;
     const float *x, *w, *b;
     void *out; /* in the type that products read */
@@ -258,7 +260,7 @@ static float max_of(const float *x, int n) {
     return max;
 }
 
-/* nll of the chunk that starts at j->width; with j->grad the logits become their gradients. */
+/* nll of the chunk that starts at j->at; with j->grad the logits become their gradients. */
 static void loss_rows(void *arg, int id, int n) {
     const struct rows *j = arg;
     const struct net *net = j->n;
@@ -266,12 +268,12 @@ static void loss_rows(void *arg, int id, int n) {
     pool_split(j->t, 1, id, n, &lo, &hi);
     for (int t = lo; t < hi; t++) {
         float *x = net->logits + (size_t)t * (size_t)vocab;
-        int target = net->b->targets[j->width + t];
+        int target = net->b->targets[j->at + t];
         if (target < 0) {
             memset(x, 0, (size_t)vocab * sizeof *x);
         } else {
             float below = max_of(x, vocab) - x[target], sum = kern.softmax_exp(x, vocab);
-            net->nll[j->width + t] = below + logf(sum);
+            net->nll[j->at + t] = below + logf(sum);
             float scale = j->scale / sum;
             for (int v = 0; j->grad && v < vocab; v++)
                 x[v] *= scale;
@@ -570,8 +572,10 @@ static void dembed(struct net *n) {
 
 /* -- the pass --------------------------------------------------------------------------------- */
 
-static int check(const struct net *n, const struct net_batch *b, struct err *err) {
+/* loss: the targets are needed */
+static int check(const struct net *n, const struct net_batch *b, bool loss, struct err *err) {
     int vocab = n->m->cfg.vocab;
+    assert(b->targets || !loss);
     if (b->rows < 1 || b->len < 1 || b->rows > n->o.rows || b->len > n->o.len)
         return err_set(err, E_USAGE, "a batch of %d x %d tokens: room is for %d x %d", b->rows,
                        b->len, n->o.rows, n->o.len);
@@ -619,7 +623,7 @@ static void head_and_loss(struct net *n, bool grad, float scale) {
         int t = n->n_tok - at < n->chunk ? n->n_tok - at : n->chunk;
         size_t row = (size_t)at * (size_t)m->cfg.dim;
         head(n, at, t);
-        over_rows(&(struct rows){.n = n, .t = t, .width = at, .grad = grad, .scale = scale},
+        over_rows(&(struct rows){.n = n, .t = t, .at = at, .grad = grad, .scale = scale},
                   loss_rows);
         if (grad)
             dmatmul(n, n->dh + row, false, n->dlogits, ct_at(n, n->h, row), &m->head, m->head_bias,
@@ -649,7 +653,7 @@ static struct net_loss sum_loss(const struct net *n) {
 }
 
 int net_eval(struct net *n, const struct net_batch *b, struct net_loss *loss, struct err *err) {
-    if (check(n, b, err))
+    if (check(n, b, true, err))
         return -1;
     begin(n, b);
     forward(n);
@@ -660,7 +664,7 @@ int net_eval(struct net *n, const struct net_batch *b, struct net_loss *loss, st
 
 int net_grad(struct net *n, const struct net_batch *b, float scale, struct net_loss *loss,
              struct err *err) {
-    if (check(n, b, err))
+    if (check(n, b, true, err))
         return -1;
     begin(n, b);
     forward(n);
@@ -671,7 +675,7 @@ int net_grad(struct net *n, const struct net_batch *b, float scale, struct net_l
 }
 
 int net_logits(struct net *n, const struct net_batch *b, float *logits, struct err *err) {
-    if (check(n, b, err))
+    if (check(n, b, false, err))
         return -1;
     begin(n, b);
     forward(n);
