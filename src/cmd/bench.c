@@ -1,8 +1,8 @@
 /* bench.c - `bench`: prefill and decode speed of a shape or a model, beside this machine's limits.
  *
- * Every sample is taken between two bandwidth probes, because the bandwidth of a shared machine
- * moves within seconds; a row's fraction is the median of the samples' own fractions.  The least
- * time a step can take is
+ * Every sample is taken between two probes of bandwidth and arithmetic, because both move within
+ * seconds on a shared machine; a row's fraction is the median of the samples' own fractions.  The
+ * least time a step can take is
  *     max(bytes read / bandwidth, operations / peak)
  * with bytes = the weights once, plus the KV of each sequence; operations = two per weight and
  * token (the head only for rows that give logits) plus four per component of each attended key. */
@@ -35,7 +35,6 @@ struct rig { /* one loaded model on one pool */
     const struct bench *b;
     const struct model *m;
     struct pool *pool;
-    struct limits lim;
     struct run *run;
     struct kv *kv;
     float *logits;
@@ -64,8 +63,17 @@ static double mat_bytes(const struct mat *m) {
     return m->data ? (double)m->rows * (double)dtype_row_bytes(m->type, m->cols) : 0;
 }
 
+struct rates { /* what the machine can do just now, per second */
+    double read, ops;
+};
+
+static struct rates rates_now(const struct rig *r) {
+    return (struct rates){probe_read_rate(r->b->probe, r->pool),
+                          probe_ops_rate(r->pool, r->m->layer[0].wq.type)};
+}
+
 /* Least seconds for a step of n tokens in each of `batch` sequences that stand at position pos. */
-static double step_limit(const struct rig *r, double read, int batch, int pos, int n) {
+static double step_limit(const struct rig *r, struct rates rate, int batch, int pos, int n) {
     const struct cfg *c = &r->m->cfg;
     double past = pos + n / 2.0; /* mean number of keys a token attends to */
     double bytes = layers_sum(r->m, mat_bytes) + mat_bytes(&r->m->head) +
@@ -73,8 +81,7 @@ static double step_limit(const struct rig *r, double read, int batch, int pos, i
     double ops = 2 * layers_sum(r->m, mat_weights) * n * batch +
                  2 * mat_weights(&r->m->head) * batch +
                  4.0 * c->n_layer * c->n_head * c->head_dim * past * n * batch;
-    double peak = limits_ops(&r->lim, r->m->layer[0].wq.type);
-    return fmax(bytes / read, ops / peak);
+    return fmax(bytes / rate.read, ops / rate.ops);
 }
 
 static void step(struct rig *r, int pos, int n) {
@@ -92,15 +99,16 @@ static void step(struct rig *r, int pos, int n) {
 /* One sample: n tokens in steps of `chunk` from position `depth`; seconds, and the least they could
  * be. */
 static double sample(struct rig *r, int depth, int n, int chunk, double *limit) {
-    double read = probe_read_rate(r->b->probe, r->pool);
+    struct rates before = rates_now(r);
     int64_t t0 = clock_us();
     for (int at = 0; at < n; at += chunk)
         step(r, depth + at, n - at < chunk ? n - at : chunk);
     double seconds = (double)(clock_us() - t0) / 1e6;
-    read = (read + probe_read_rate(r->b->probe, r->pool)) / 2;
+    struct rates after = rates_now(r);
+    struct rates mean = {(before.read + after.read) / 2, (before.ops + after.ops) / 2};
     *limit = 0;
     for (int at = 0; at < n; at += chunk)
-        *limit += step_limit(r, read, r->n_batch, depth + at, n - at < chunk ? n - at : chunk);
+        *limit += step_limit(r, mean, r->n_batch, depth + at, n - at < chunk ? n - at : chunk);
     return seconds;
 }
 
@@ -239,11 +247,7 @@ static int on_threads(void *ud, const char *item, struct err *err) {
     if (number("--threads", item, 1, 64, &n, err))
         return -1;
     struct pool *pool = pool_new(n);
-    s->rig = (struct rig){.b = s->b,
-                          .m = s->m,
-                          .pool = pool,
-                          .shape = s->shape,
-                          .lim = probe_limits(s->b->probe, pool)};
+    s->rig = (struct rig){.b = s->b, .m = s->m, .pool = pool, .shape = s->shape};
     int rc = each_item(s->b->batches, on_batch, s, err);
     pool_free(pool);
     return rc;

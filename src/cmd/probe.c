@@ -101,15 +101,13 @@ struct limits probe_limits(struct probe *p, struct pool *pool) {
                            median(bf16, PROBE_RUNS), median(i8, PROBE_RUNS)};
 }
 
-double limits_ops(const struct limits *l, enum dtype weights) {
-    double bf16 = l->bf16 > 0 ? l->bf16 : l->f32;
-    switch (weights) {
-    case DT_F32:
-    case DT_F16:
-        return l->f32;
-    case DT_BF16:
-        return bf16;
-    default:
-        return l->i8 > 0 ? l->i8 : bf16;
+double probe_ops_rate(struct pool *pool, enum dtype weights) {
+    double rate = 0;
+    if (weights != DT_F32 && weights != DT_F16) {
+        if (weights != DT_BF16)
+            rate = burn_rate(kern.probe_i8, pool);
+        if (rate == 0)
+            rate = burn_rate(kern.probe_bf16, pool);
     }
+    return rate > 0 ? rate : burn_rate(kern.probe_f32, pool);
 }

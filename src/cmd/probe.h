@@ -22,8 +22,8 @@ double probe_read_rate(struct probe *p, struct pool *pool);     /* one pass, abo
 struct limits probe_limits(struct probe *p, struct pool *pool); /* medians of nine       */
 
 /* Operations per second that bound a product with weights of this type: its own instruction's peak,
- * or the next wider one that the processor has. */
-double limits_ops(const struct limits *l, enum dtype weights);
+ * or the next wider one that the processor has; about 15 ms. */
+double probe_ops_rate(struct pool *pool, enum dtype weights);
 
 double median(double *v, int n); /* sorts v; n > 0 */
 
