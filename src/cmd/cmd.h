@@ -24,6 +24,7 @@ int cmd_show(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_init(int argc, char **argv);
 int cmd_grow(int argc, char **argv);
+int cmd_train(int argc, char **argv);
 int cmd_vocab(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);

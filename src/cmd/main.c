@@ -25,6 +25,7 @@ static const struct command {
     {"detokenize", cmd_detokenize, "token ids to text"},
     {"show", cmd_show, "what a model is: architecture, size, KV bytes per token"},
     {"eval", cmd_eval, "perplexity of a text (eval ppl), logits of tokens (eval logits)"},
+    {"train", cmd_train, "train a model: new, continued, or fine-tuned on chats"},
     {"vocab", cmd_vocab, "learn a vocabulary from text (vocab train)"},
     {"init", cmd_init, "write a random model of a named shape"},
     {"grow", cmd_grow, "a deeper model from a trained one (Gstack)"},

@@ -1,8 +1,8 @@
 /* ckpt.c - see ckpt.h.
  *
- * The order of a save: files, each fsynced; SHA256SUMS, fsynced; the folder, fsynced; its rename; the
- * folder above, fsynced; the link.  So a name without .tmp always stands for a complete folder.  An old
- * one is renamed to .tmp before it is deleted. */
+ * The order of a save: files, each fsynced; SHA256SUMS, fsynced; the folder, fsynced; its rename;
+ * the folder above, fsynced; the link. So a name without .tmp always stands for a complete folder.
+ * An old one is renamed to .tmp before it is deleted. */
 #include "train/ckpt.h"
 
 #include <dirent.h>

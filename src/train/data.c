@@ -1,8 +1,8 @@
 /* data.c - see data.h.
  *
- * A unit (shard.h) of n ids is a chain of pairs, id -> next id: n - 1 of them.  Where documents see each
- * other, the first part of a document has one more in front, EOS -> first id.  So within an epoch each id
- * is a target exactly once, but for those that nothing comes before. */
+ * A unit (shard.h) of n ids is a chain of pairs, id -> next id: n - 1 of them. Where documents see
+ * each other, the first part of a document has one more in front, EOS -> first id. So within an
+ * epoch each id is a target exactly once, but for those that nothing comes before. */
 #include "train/data.h"
 
 #include <errno.h>
@@ -87,7 +87,7 @@ static uint64_t unit_hash(const struct shard *s, const struct unit *u) {
     return XXH3_64bits(s->id + u->at, (size_t)u->n * sizeof *s->id);
 }
 
-/* Gives each unit of the training files to training or validation.  A share > 0 takes at least one. */
+/* Gives each unit of the training files to training or validation. A share > 0 takes one at least. */
 static void split(struct data *d, double share) {
     uint64_t limit = share > 0 ? (uint64_t)(share * 0x1p64) : 0, least = UINT64_MAX;
     uint32_t n = d->source[d->n_source - 1].first;
@@ -165,7 +165,8 @@ struct walk {
     void *arg;
 };
 
-/* The unit under the cursor, going on to the next epoch where one ends; NULL = the end of validation. */
+/* The unit under the cursor, going on to the next epoch where one ends; NULL = the end of
+ * validation. */
 static const struct unit *here(const struct walk *w, const struct source **s) {
     struct data *d = w->d;
     if (w->val)
@@ -186,7 +187,13 @@ static bool take_row(const struct walk *w, int32_t *ids, int32_t *targets, int32
     const struct unit *u;
     int p = 0;
     while (p < d->len && (u = here(w, &s))) {
-        int left = unit_pairs(d, u) - (int)c->pair, room = d->len - p;
+        int64_t pairs = unit_pairs(d, u);
+        if (c->pair >= pairs) { /* not a cursor of ours; it is harmless */
+            c->unit++;
+            c->pair = 0;
+            continue;
+        }
+        int left = (int)(pairs - c->pair), room = d->len - p;
         if ((u->flags & UNIT_WHOLE) && c->pair == 0 && left > room && left <= d->len)
             break;
         int n = left < room ? left : room;
@@ -374,6 +381,8 @@ struct data_stats data_stats(const struct data *d) {
         st.bad += s->n_bad;
         st.bytes += s->bytes;
         st.tokens += s->n_id;
+        for (int64_t k = 0; k < s->n_unit && !st.chats; k++)
+            st.chats = s->unit[k].flags & UNIT_WHOLE;
     }
     for (int i = 0; i < d->n_source; i++) {
         const struct source *s = &d->source[i];

@@ -1,9 +1,10 @@
-/* data.h - batches from files: documents split into training and validation, shuffled, packed into rows.
+/* data.h - batches from files: documents split into training and validation, shuffled, packed into
+ * rows.
  *
- * An epoch has each training document `weight` times (a fraction: that share of them, a different one each
- * epoch), in an order that the seed and the epoch's number decide.  Rows are filled one document after the
- * other; what does not fit goes on in the next row, but a conversation that would fit a row whole starts a
- * new one.  All state is a cursor that the caller holds. */
+ * An epoch has each training document `weight` times (a fraction: that share of them, a different
+ * one each epoch), in an order that the seed and the epoch's number decide. Rows are filled one
+ * document after the other; what does not fit goes on in the next row, but a conversation that
+ * would fit a row whole starts a new one. All state is a cursor that the caller holds. */
 #ifndef TRAIN_DATA_H
 #define TRAIN_DATA_H
 
@@ -32,7 +33,8 @@ struct data_spec {
 
 struct data; /* one thread calls it */
 
-/* Nothing of spec but tok is borrowed after the call.  E_IO, E_FORMAT: files; E_USAGE: too little data. */
+/* Nothing of spec but tok is borrowed after the call. E_IO, E_FORMAT: files; E_USAGE: too little
+ * data. */
 struct data *data_open(const struct data_spec *spec, struct err *err);
 void data_close(struct data *d);
 
@@ -41,9 +43,9 @@ struct data_cursor {
     int64_t epoch, unit, pair; /* unit: in the epoch's order; pair: of input and target within it */
 };
 
-/* rows rows of len ids, targets and starts (see net.h); targets of context and padding are -1.  start may
- * be NULL.  Moves the cursor.  Training never ends; validation gives how many rows have data (the rest of
- * the batch is padding), 0 at the end. */
+/* rows rows of len ids, targets and starts (see net.h); targets of context and padding are -1.
+ * start may be NULL. Moves the cursor. Training never ends; validation gives how many rows have
+ * data (the rest of the batch is padding), 0 at the end. */
 struct data_batch {
     int rows;
     int32_t *ids, *targets, *start;
@@ -58,6 +60,7 @@ struct data_stats {
     int64_t docs, bad, bytes, tokens; /* of all files; tokens: ids */
     int64_t train_units, val_units, epoch_tokens,
         val_tokens;       /* units: documents, or parts of 4,096 ids */
+    bool chats;           /* there are conversations among them */
     uint64_t fingerprint; /* of all that decides which row comes when */
 };
 struct data_stats data_stats(const struct data *d);

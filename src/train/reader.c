@@ -1,9 +1,9 @@
 /* reader.c - see reader.h.
  *
- * A window of the file grows until it holds a separator.  When it exceeds PIECE bytes without one, the
- * text up to a line's end is given away; the cut leaves a separator's length behind it, so that none is
- * missed.  Invariants, in bytes of the window: those before `scanned` do not begin a separator, those
- * before `uncut` hold no place to cut. */
+ * A window of the file grows until it holds a separator. When it exceeds PIECE bytes without one,
+ * the text up to a line's end is given away; the cut leaves a separator's length behind it, so that
+ * none is missed. Invariants, in bytes of the window: those before `scanned` do not begin a
+ * separator, those before `uncut` hold no place to cut. */
 #include "train/reader.h"
 
 #include <errno.h>

@@ -19,14 +19,14 @@ struct piece {
 
 struct reader;
 
-/* separator ends a document (NULL: the file is one); white space around documents is dropped and empty
- * ones are left out.  With `lines` a document is a line and never cut.  path and separator are borrowed
- * until reader_close. */
+/* separator ends a document (NULL: the file is one); white space around documents is dropped and
+ * empty ones are left out. With `lines` a document is a line and never cut. path and separator are
+ * borrowed until reader_close. */
 struct reader *reader_open(const char *path, const char *separator, bool lines, struct err *err);
 void reader_close(struct reader *r);
 
-/* 1 = *p is the next piece, 0 = the end.  E_FORMAT names the file and the byte: a NUL byte, more than
- * one percent that is not UTF-8, READER_MAX bytes without a line's end. */
+/* 1 = *p is the next piece, 0 = the end. E_FORMAT names the file and the byte: a NUL byte, more
+ * than one percent that is not UTF-8, READER_MAX bytes without a line's end. */
 int reader_next(struct reader *r, struct piece *p, struct err *err);
 
 #endif

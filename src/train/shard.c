@@ -1,7 +1,7 @@
 /* shard.c - see shard.h.
  *
- * Documents are read in order, encoded on all threads a batch at a time, and written in order: the ids do
- * not depend on the number of threads. */
+ * Documents are read in order, encoded on all threads a batch at a time, and written in order: the
+ * ids do not depend on the number of threads. */
 #include "train/shard.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
 /* shard.h - one data file as token ids: made once, kept in a cache file, then mapped.
  *
- * Cache file, little-endian: "PUMTOK01", key (16 bytes); ids (int32 each; ~id where the id is context
- * and no target); zeros up to a multiple of 8; units (struct unit each); the end: ids, units, documents,
- * skipped, bytes of text (int64 each), XXH3 of all before (uint64).
- * The key is a hash of the data file, the tokenizer's files and all that shapes the ids; a file with
- * another key, another length or another hash is made again. */
+ * Cache file, little-endian: "PUMTOK01", key (16 bytes); ids (int32 each; ~id where the id is
+ * context and no target); zeros up to a multiple of 8; units (struct unit each); the end: ids,
+ * units, documents, skipped, bytes of text (int64 each), XXH3 of all before (uint64). The key is a
+ * hash of the data file, the tokenizer's files and all that shapes the ids; a file with another
+ * key, another length or another hash is made again. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
 

@@ -1,5 +1,5 @@
-/* ckpt.c - tests of src/train/ckpt.c: a checkpoint is there whole or not at all, whenever the process
- * dies and whatever fails. */
+/* ckpt.c - tests of src/train/ckpt.c: a checkpoint is there whole or not at all, whenever the
+ * process dies and whatever fails. */
 #include "testing.h"
 
 #include <errno.h>
@@ -93,8 +93,8 @@ static void a_save_is_found_verified_and_linked(void **state) {
     assert_int_equal(system(cmd), 0);
 }
 
-/* Runs save(step) in a child that dies at its n-th entry to or exit from a system call.  Whether it died
- * before it was done; -1 where tracing is not allowed. */
+/* Runs save(step) in a child that dies at its n-th entry to or exit from a system call. Whether it
+ * died before it was done; -1 where tracing is not allowed. */
 static int die_at(int64_t step, int n) {
     int status;
     pid_t pid = fork();

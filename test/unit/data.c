@@ -1,5 +1,5 @@
-/* data.c - tests of the data pipeline (src/train/{reader,shard,data}.c): each document once an epoch, the
- * position exactly saved, answers alone learnt, bad files named. */
+/* data.c - tests of the data pipeline (src/train/{reader,shard,data}.c): each document once an
+ * epoch, the position exactly saved, answers alone learnt, bad files named. */
 #include "testing.h"
 
 #include <sys/stat.h>
@@ -107,7 +107,8 @@ static struct data *must_open(const struct data_spec *s) {
     return d;
 }
 
-/* n documents "<tag><i>:xxx..." of random lengths up to `longest`, a line each or separated by "@@". */
+/* n documents "<tag><i>:xxx..." of random lengths up to `longest`, a line each or separated by
+ * "@@". */
 static void make_docs(struct buf *b, char tag, int n, int longest, uint64_t seed, const char *sep) {
     struct rng r;
     rng_seed(&r, seed);
@@ -381,7 +382,7 @@ static void weights_repeat_and_thin_out(void **state) {
                     seen[k] += r.ids[i] == "AB\0"[k] || (k == 2 && r.ids[i] == IM_START);
         rows_free(&r);
     }
-    /* Parts of rows at the end of the last epoch, and documents cut by a row's end, are not counted. */
+    /* What lies behind the end of the last epoch, or begins in mid-row, is not counted. */
     assert_in_range(seen[0], 60 * epochs - 10, 60 * epochs);
     assert_in_range(seen[1], 125 * epochs - 20, 125 * epochs);
     assert_in_range(seen[2], 15 * epochs - 10, 15 * epochs);
