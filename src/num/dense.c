@@ -6,6 +6,7 @@
 #include "num/dense.h"
 
 #include <dnnl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -228,16 +229,20 @@ void dense_one(struct dense_ctx *d, int id, const struct dense *j) {
         kern.add(j->c + (size_t)i * (size_t)j->ldc, j->bias, j->n);
 }
 
+/* Which thread takes a tile is left to the moment, so that one that is held up holds up no other;
+ * a tile's bits do not depend on it. */
 struct tiles {
     struct dense_ctx *d;
     const struct dense *j;
+    atomic_int next;
 };
 
 static void run_tiles(void *arg, int id, int n) {
-    const struct tiles *t = arg;
+    struct tiles *t = arg;
     const struct dense *j = t->j;
     int down = (j->m + TILE_M - 1) / TILE_M, across = (j->n + TILE_N - 1) / TILE_N;
-    for (int i = id; i < down * across; i += n) {
+    (void)n;
+    for (int i; (i = atomic_fetch_add(&t->next, 1)) < down * across;) {
         int row = i % down * TILE_M, col = i / down * TILE_N;
         struct dense part = *j;
         part.m = j->m - row < TILE_M ? j->m - row : TILE_M;
@@ -251,5 +256,5 @@ static void run_tiles(void *arg, int id, int n) {
 }
 
 void dense(struct dense_ctx *d, const struct dense *j) {
-    pool_run(d->pool, run_tiles, &(struct tiles){d, j});
+    pool_run(d->pool, run_tiles, &(struct tiles){d, j, 0});
 }

@@ -6,6 +6,7 @@
  * complete rows.  The weights are not kept; the backward pass computes them again. With F32,
  * forward is row by row with the kernels of run.c, for the same bits. */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "num/kern.h"
@@ -221,20 +222,22 @@ struct job {
     struct net *n;
     struct act *a;
     void (*fn)(const struct item *it);
+    atomic_int next; /* who takes an item is left to the moment: its bits do not depend on it */
 };
 
 static void over_items(void *arg, int id, int n) {
-    const struct job *j = arg;
-    for (int i = id; i < j->n->b->rows * j->n->m->cfg.n_kv_head; i += n) {
+    struct job *j = arg;
+    (void)n;
+    for (int i; (i = atomic_fetch_add(&j->next, 1)) < j->n->b->rows * j->n->m->cfg.n_kv_head;) {
         struct item it = item_of(j->n, j->a, id, i);
         j->fn(&it);
     }
 }
 
 void attend(struct net *n, struct act *a) {
-    pool_run(n->pool, over_items, &(struct job){n, a, forward_item});
+    pool_run(n->pool, over_items, &(struct job){n, a, forward_item, 0});
 }
 
 void dattend(struct net *n, struct act *a) {
-    pool_run(n->pool, over_items, &(struct job){n, a, backward_item});
+    pool_run(n->pool, over_items, &(struct job){n, a, backward_item, 0});
 }
