@@ -105,7 +105,8 @@ static int die_at(int64_t step, int n) {
         raise(SIGSTOP);
         _exit(save(step, &e) ? 1 : 0);
     }
-    assert_true(pid > 0 && waitpid(pid, &status, 0) == pid);
+    assert_true(pid > 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
     if (WIFEXITED(status))
         return -1;
     for (int i = 0; i < n; i++) {
