@@ -87,7 +87,7 @@ static uint64_t unit_hash(const struct shard *s, const struct unit *u) {
     return XXH3_64bits(s->id + u->at, (size_t)u->n * sizeof *s->id);
 }
 
-/* Gives each unit of the training files to training or validation. A share > 0 takes one at least. */
+/* Gives each unit of the training files to one side; a share > 0 has at least one. */
 static void split(struct data *d, double share) {
     uint64_t limit = share > 0 ? (uint64_t)(share * 0x1p64) : 0, least = UINT64_MAX;
     uint32_t n = d->source[d->n_source - 1].first;
