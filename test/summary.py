@@ -72,7 +72,8 @@ def read_tap(program, text, total):
 
 def read_program(test, total):
     """One entry of meson's testlog.json."""
-    program, result, rc = test['name'], test['result'], test.get('returncode', 0)
+    program = test['name'].rpartition(' / ')[2]
+    result, rc = test['result'], test.get('returncode', 0)
     out = test.get('stdout') or ''
     seen, failed = read_tap(program, out, total)
     if result == 'SKIP' and not seen:

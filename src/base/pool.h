@@ -1,5 +1,6 @@
 /* pool.h - one pool of pinned threads with a fixed partition.
- * Work is split by thread index alone, so what a thread computes never depends on timing. */
+ * Work is cut into n shares by index alone, so what a share computes never depends on timing; a
+ * thread that is done takes shares that nobody has begun. */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 
@@ -10,8 +11,8 @@ struct pool *pool_new(int n_threads);
 void pool_free(struct pool *p);
 int pool_size(const struct pool *p);
 
-/* Runs fn(arg, id, n) for id = 0..n-1, one id per thread (the caller is id 0), and returns when
- * all are done.  Not reentrant.  Allocates nothing. */
+/* Runs fn(arg, id, n) once for each share id = 0..n-1, no two of the same id at a time, and returns
+ * when all are done.  The caller takes part.  Not reentrant.  Allocates nothing. */
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg);
 
 /* The half-open range [*lo, *hi) of `total` items for thread id of n, in multiples of `unit`
