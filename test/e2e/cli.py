@@ -1,18 +1,44 @@
 """cli.py - the contract of every command: output that scripts read, and one clear line for every refusal."""
 
+import functools
 import json
+import math
 import os
-import shutil
-import struct
 import subprocess
 
-from harness import (BIN, claim, data, environment, load, main, pumice, read_npy, refuses, tmp)
+from harness import (BIN, BOS, CONTEXT, EOS, VOCAB, claim, copy_of, data, edit_json, environment, ids_text, load, made, main,
+                     pumice, read_json, read_npy, read_safetensors, refuses, tmp)
 
 PROMPT = "Once upon a time"
 
 
-def model():
+model = made
+
+
+def trained():
     return data("models", "stories260K")
+
+
+def greedy(n, *flags, prompt=PROMPT):
+    return pumice("run", model(), "-p", prompt, "-n", n, "--temp", 0, *flags, "--json").json
+
+
+@functools.cache
+def prompt_ids(prompt=PROMPT):
+    """BPE written out: each word's bytes, then the merges in the order they were learnt."""
+    vocab, merges = (read_json(model(), "tokenizer.json")["model"][k] for k in ["vocab", "merges"])
+    ids = [BOS]
+    for word in prompt.replace(" ", " \u0120").split(" "):
+        parts = list(word)
+        for merge in merges:
+            left, right = merge.split(" ")
+            i = 0
+            while i + 1 < len(parts):
+                if parts[i:i + 2] == [left, right]:
+                    parts[i:i + 2] = [left + right]
+                i += 1
+        ids += [vocab[p] for p in parts]
+    return ids
 
 
 # -- help and commands ------------------------------------------------------------------------------------------
@@ -117,23 +143,43 @@ def a_model_is_positional_or_a_flag():
 
 @claim
 def run_json_has_the_documented_keys():
-    j = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "--json").json
-    ref = load("models", "stories260K", "ref", "ref.json")
-    assert j["ids"] == ref["greedy"][:12]
-    assert j["finish_reason"] == "length"
-    assert j["usage"] == {"prompt_tokens": len(ref["ids"]), "cached_tokens": 0, "completion_tokens": 12,
-                          "total_tokens": len(ref["ids"]) + 12}
+    j, n = greedy(12), len(prompt_ids())
+    assert list(j) == ["model", "ids", "text", "finish_reason", "seed", "usage", "timings"], list(j)
+    assert j["model"] == model() and j["finish_reason"] == "length"
+    assert j["usage"] == {"prompt_tokens": n, "cached_tokens": 0, "completion_tokens": 12, "total_tokens": n + 12}
+    assert pumice("detokenize", model(), "--ids", ids_text(j["ids"])).out == j["text"]
     t = j["timings"]
     assert t["prompt_ms"] > 0 and t["predicted_ms"] > 0 and t["peak_memory_bytes"] > 1 << 20
     assert t["predicted_per_second"] > 0 and t["prompt_per_second"] > 0
 
 
 @claim
-def ids_are_used_as_they_are():
+def greedy_takes_the_largest_logit_of_each_position():
+    ids = greedy(16)["ids"]
+    pumice("eval", "logits", model(), "--ids", ids_text(prompt_ids() + ids), "--out", tmp("greedy.npy"))
+    _, cols, v = read_npy(tmp("greedy.npy"))
+    for i, token in enumerate(ids):
+        at = (len(prompt_ids()) - 1 + i) * cols
+        row = v[at:at + cols]
+        assert row[token] == max(row), (i, token, row.index(max(row)))
+
+
+@claim
+def a_trained_model_continues_as_its_reference_did():
     ref = load("models", "stories260K", "ref", "ref.json")
-    j = pumice("run", model(), "--ids", json.dumps(ref["ids"]), "--n", 16, "--temp", 0, "--json").json
+    j = pumice("run", trained(), "-p", PROMPT, "-n", 12, "--temp", 0, "--json").json
+    assert j["ids"] == ref["greedy"][:12] and j["usage"]["prompt_tokens"] == len(ref["ids"])
+    j = pumice("run", trained(), "--ids", json.dumps(ref["ids"]), "--n", 16, "--temp", 0, "--json").json
     assert j["ids"] == ref["greedy"][:16]
-    assert j["usage"]["prompt_tokens"] == len(ref["ids"])
+
+
+@claim
+def ids_are_used_as_they_are():
+    j = pumice("run", model(), "--ids", json.dumps(prompt_ids()), "--n", 16, "--temp", 0, "--json").json
+    assert j["ids"] == greedy(16)["ids"]
+    assert j["usage"]["prompt_tokens"] == len(prompt_ids())
+    without = pumice("run", model(), "--ids", ids_text(prompt_ids()[1:]), "-n", 1, "--temp", 0, "--json").json
+    assert without["usage"]["prompt_tokens"] == len(prompt_ids()) - 1, "ids get no BOS"
     refuses(2, "--ids: 'x' is not a token id", "run", model(), "--ids", "1,x,3")
     refuses(2, "--ids: '-5' is not a token id", "run", model(), "--ids", "1,-5")
     refuses(2, "is not a token id", "run", model(), "--ids", "1,99999999999")
@@ -158,7 +204,7 @@ def the_prompt_comes_from_flag_words_file_or_stdin_alike():
 
 @claim
 def an_empty_prompt_without_bos_is_refused():
-    refuses(2, "the prompt is empty", "run", data("reference", "gpt2"), "-p", "")
+    refuses(2, "the prompt is empty", "run", made("bare"), "-p", "")
 
 
 @claim
@@ -177,7 +223,7 @@ def text_goes_to_stdout_and_figures_to_stderr():
     r = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0)
     j = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "--json").json
     assert r.out == j["text"] + "\n", (r.out, j["text"])
-    assert r.err.startswith("pumice: prompt 5 tokens in ") and "peak memory" in r.err, r.err
+    assert r.err.startswith(f"pumice: prompt {len(prompt_ids())} tokens in ") and "peak memory" in r.err, r.err
     q = pumice("run", model(), "-p", PROMPT, "-n", 12, "--temp", 0, "-q")
     assert q.out == r.out and q.err == ""
 
@@ -186,10 +232,20 @@ def text_goes_to_stdout_and_figures_to_stderr():
 def prompt_and_completion_make_one_text():
     """A leading space of the first token is part of a completion: re-encoding finds the generated ids again."""
     for prompt in ["Tom was sad", "Once", "Once upon a time, there"]:
-        j = pumice("run", model(), "-p", prompt, "-n", 20, "--temp", 0, "--json").json
+        j = greedy(20, prompt=prompt)
         assert j["text"].startswith(" "), (prompt, j["text"])
         whole = pumice("tokenize", model(), "--json", "-p", prompt + j["text"]).json
         alone = pumice("tokenize", model(), "--json", "-p", prompt).json
+        assert len(j["ids"]) == 20 and whole == alone + j["ids"], (prompt, whole, alone, j["ids"])
+
+
+@claim
+def prompt_and_completion_make_one_text_with_sentencepiece():
+    for prompt in ["Tom was sad", "Once", "Once upon a time, there"]:
+        j = pumice("run", trained(), "-p", prompt, "-n", 20, "--temp", 0, "--json").json
+        assert j["text"].startswith(" "), (prompt, j["text"])
+        whole = pumice("tokenize", trained(), "--json", "-p", prompt + j["text"]).json
+        alone = pumice("tokenize", trained(), "--json", "-p", prompt).json
         full = alone + j["ids"]
         assert len(whole) >= len(full) - 1 and whole == full[:len(whole)], (prompt, whole, full)  # a final space is lost
 
@@ -208,14 +264,14 @@ def same_seed_same_text_and_a_fresh_seed_is_reported():
 @claim
 def sampling_flags_reach_the_sampler():
     flags = ["run", model(), "-p", PROMPT, "-n", 20, "-s", 3, "--temp", 1.5, "--json"]
-    greedy = pumice("run", model(), "-p", PROMPT, "-n", 20, "--temp", 0, "--json").json["ids"]
+    best = greedy(20)["ids"]
     loose = pumice(*flags, "--top-k", 0, "--top-p", 1, "--min-p", 0).json["ids"]
-    assert loose != greedy
+    assert loose != best
     for narrow in [["--top-k", 1], ["--top-p", 0.0001], ["--min-p", 1]]:
         off = {"--top-k": 0, "--top-p": 1, "--min-p": 0}
         off.update([narrow])
         args = [x for pair in off.items() for x in pair]
-        assert pumice(*flags, *args).json["ids"] == greedy, narrow
+        assert pumice(*flags, *args).json["ids"] == best, narrow
     base = ["run", model(), "-p", PROMPT, "-n", 40, "--temp", 0, "--json"]
     plain = pumice(*base).json["ids"]
     for change in [["--repeat-penalty", 2, "--repeat-last-n", -1], ["--presence-penalty", 2],
@@ -230,34 +286,44 @@ def sampling_flags_reach_the_sampler():
 
 @claim
 def a_flag_beats_the_models_default_which_beats_ours():
-    folder = tmp("own-defaults")
-    shutil.copytree(model(), folder, ignore=shutil.ignore_patterns("ref"))
-    path = os.path.join(folder, "generation_config.json")
-    os.chmod(folder, 0o755)
-    os.chmod(path, 0o644)
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump({"temperature": 3.0, "top_k": 1, "eos_token_id": 2}, f)
-    greedy = pumice("run", model(), "-p", PROMPT, "-n", 20, "--temp", 0, "--json").json["ids"]
+    folder = copy_of(model())
+    edit_json(folder, "generation_config.json", temperature=3.0, top_k=1)
+    best = greedy(20)["ids"]
     flags = ["-p", PROMPT, "-n", 20, "-s", 1, "--json"]
-    assert pumice("run", folder, *flags).json["ids"] == greedy, "top_k 1 of generation_config.json is not used"
+    assert pumice("run", folder, *flags).json["ids"] == best, "top_k 1 of generation_config.json is not used"
     loose = ["--top-k", 0, "--top-p", 1, "--min-p", 0]
     hot = pumice("run", folder, *flags, *loose).json["ids"]
-    assert hot == pumice("run", model(), *flags, *loose, "--temp", 3).json["ids"] != greedy
+    assert hot == pumice("run", model(), *flags, *loose, "--temp", 3).json["ids"] != best
     assert hot != pumice("run", model(), *flags, *loose).json["ids"]
 
 
 @claim
 def an_answer_ends_before_a_stop_string():
-    base = ["run", model(), "-p", PROMPT, "-n", 40, "--temp", 0, "--json"]
-    text = pumice(*base).json["text"]
-    j = pumice(*base, "--stop", "Lily").json
-    assert j["text"] == text[:text.index("Lily")] and j["finish_reason"] == "stop", j
-    j = pumice(*base, "--reverse-prompt", "zzz", "-r", r"\x4cily").json
-    assert j["text"] == text[:text.index("Lily")]
+    text = greedy(40)["text"]
+    at = next(i for i in range(20, 80) if text.index(text[i:i + 6]) == i)  # six characters that are new there
+    stop = text[at:at + 6]
+    j = greedy(40, "--stop", stop)
+    assert j["text"] == text[:at] and j["finish_reason"] == "stop", j
+    j = greedy(40, "--reverse-prompt", "zzz", "-r", f"\\x{ord(stop[0]):02x}{stop[1:]}")
+    assert j["text"] == text[:at]
 
 
 @claim
 def eos_ends_an_answer_unless_ignored():
+    want = greedy(16)["ids"]
+    at = next(i for i in range(3, 16) if want[i] not in want[:i])
+    folder = copy_of(model())
+    for name in ["config.json", "generation_config.json"]:
+        edit_json(folder, name, eos_token_id=want[at])
+    flags = ["-p", PROMPT, "-n", 16, "--temp", 0, "--json"]
+    j = pumice("run", folder, *flags).json
+    assert j["ids"] == want[:at] and j["finish_reason"] == "stop"
+    j = pumice("run", folder, *flags, "--ignore-eos").json
+    assert j["ids"] == want and j["finish_reason"] == "length"
+
+
+@claim
+def eos_ends_an_answer_where_the_reference_ended():
     mistral = data("reference", "mistral")
     ids = load("reference", "mistral", "ref", "ids.json")["prompts"][2]
     want = load("reference", "mistral", "ref", "ref.json")["prompts"][2]["greedy"]
@@ -269,10 +335,9 @@ def eos_ends_an_answer_unless_ignored():
 
 @claim
 def logprobs_are_those_of_the_logits():
-    import math
-    ref = load("models", "stories260K", "ref", "ref.json")
-    j = pumice("run", model(), "--ids", json.dumps(ref["ids"]), "-n", 3, "--temp", 0, "--logprobs", 4, "--json").json
-    pumice("eval", "logits", model(), "--ids", json.dumps(ref["ids"]), "--out", tmp("l.npy"))
+    ids = json.dumps(prompt_ids())
+    j = pumice("run", model(), "--ids", ids, "-n", 3, "--temp", 0, "--logprobs", 4, "--json").json
+    pumice("eval", "logits", model(), "--ids", ids, "--out", tmp("l.npy"))
     rows, cols, v = read_npy(tmp("l.npy"))
     row = v[(rows - 1) * cols:]
     z = math.log(math.fsum(math.exp(x) for x in row))
@@ -291,9 +356,13 @@ def a_prompt_longer_than_the_context_is_refused():
     refuses(2, "600 tokens", "run", model(), "--ids", ids)
     refuses(2, "600 tokens", "eval", "logits", model(), "--ids", ids, "--out", tmp("x.npy"))
     refuses(2, "context", "run", model(), "--ids", "1,2,3,4,5,6,7,8,9", "-c", 8)
-    refuses(2, "context", "run", data("reference", "gpt2"), "--ids", "1,2", "-c", 4096)
     j = pumice("run", model(), "--ids", ",".join(["403"] * 500), "--temp", 0, "--ignore-eos", "--json").json
     assert j["finish_reason"] == "length" and j["usage"]["total_tokens"] in (511, 512, 513), j["usage"]
+
+
+@claim
+def learned_positions_bound_the_context():
+    refuses(2, "context", "run", data("reference", "gpt2"), "--ids", "1,2", "-c", 4096)
 
 
 @claim
@@ -319,7 +388,7 @@ def a_full_disk_on_stdout_is_an_error():
 
 @claim
 def run_chat_wraps_the_prompt_as_a_message():
-    m = data("reference", "qwen2")
+    m = made("chat")
     flags = ["-n", "4", "--temp", "0", "--json", "-q"]
     plain = pumice("run", m, "-p", "hi", *flags).json["usage"]["prompt_tokens"]
     chat = pumice("run", m, "-p", "hi", "--chat", "--chat-template", "none", *flags)
@@ -349,30 +418,39 @@ def tokenize_and_detokenize_agree_with_every_tokenizer():
 
 @claim
 def tokenize_prints_ids_json_or_pieces():
-    ids = load("models", "stories260K", "ref", "ref.json")["ids"]
+    ids = prompt_ids()
     assert pumice("tokenize", model(), "--json", "--bos", stdin=PROMPT.encode()).json == ids
     assert pumice("tokenize", model(), "--json", stdin=PROMPT.encode()).json == ids[1:]
     assert pumice("tokenize", model(), "-p", PROMPT).out == " ".join(map(str, ids[1:])) + "\n"
     pieces = pumice("tokenize", model(), "--pieces", "-p", PROMPT).out.strip("\n").split("\n")
     assert [int(p.split("\t")[0]) for p in pieces] == ids[1:]
-    assert "".join(p.split("\t")[1] for p in pieces).replace("\u2581", " ").strip() == PROMPT
-    gguf = data("models", "stories260K.gguf")
-    assert pumice("tokenize", gguf, "--json", stdin=PROMPT.encode()).json == ids[1:]
+    assert "".join(p.split("\t")[1] for p in pieces).replace("\u0120", " ") == PROMPT
     assert pumice("tokenize", model(), "--json", stdin=b"").json == []
     refuses(2, "exclude each other", "tokenize", model(), "--json", "--pieces", "-p", "x")
 
 
 @claim
+def tokenize_is_that_of_the_reference_from_a_folder_and_from_gguf():
+    ids = load("models", "stories260K", "ref", "ref.json")["ids"]
+    assert pumice("tokenize", trained(), "--json", "--bos", stdin=PROMPT.encode()).json == ids
+    for m in [trained(), data("models", "stories260K.gguf")]:
+        assert pumice("tokenize", m, "--json", stdin=PROMPT.encode()).json == ids[1:]
+    pieces = pumice("tokenize", trained(), "--pieces", "-p", PROMPT).out.strip("\n").split("\n")
+    assert [int(p.split("\t")[0]) for p in pieces] == ids[1:]
+    assert "".join(p.split("\t")[1] for p in pieces).replace("\u2581", " ").strip() == PROMPT
+
+
+@claim
 def detokenize_takes_json_or_white_space_and_gives_the_exact_bytes():
     text = 'Tom said, "I\'m 7 years old."  Caf\u00e9 \u2116 5 \U0001f642\n\ttab'.encode()
-    path = data("tokenizers", "gpt2")
+    path = model()
     ids = pumice("tokenize", path, "--json", stdin=text).json
     assert pumice("detokenize", path, stdin=json.dumps(ids).encode()).raw == text
     assert pumice("detokenize", path, stdin=" ".join(map(str, ids)).encode() + b"\n").raw == text
     assert pumice("detokenize", path, "--ids", ",".join(map(str, ids))).raw == text
     assert pumice("detokenize", path, stdin=b"[]").raw == b""
-    assert pumice("detokenize", path, "--ids", "50256").raw == b""
-    assert pumice("detokenize", path, "--ids", "50256", "--special").raw == b"<|endoftext|>"
+    assert pumice("detokenize", path, "--ids", EOS).raw == b""
+    assert pumice("detokenize", path, "--ids", EOS, "--special").raw == b"</s>"
     refuses(3, "standard input: 'x' is not a token id", "detokenize", path, stdin=b"[1, x]")
     refuses(3, "has a NUL byte", "detokenize", path, stdin=b"1 \0 2")
     r = pumice("detokenize", path, stdin=b"[999999]", status=3)
@@ -383,16 +461,13 @@ def detokenize_takes_json_or_white_space_and_gives_the_exact_bytes():
 
 @claim
 def show_tells_what_the_model_is():
-    j = pumice("show", model(), "--json").json
-    ref = load("models", "stories260K", "config.json")
-    assert j["architecture"] == "llama" and j["shape"]["vocabulary"] == 512
-    assert j["shape"]["layers"] == ref["num_hidden_layers"] and j["shape"]["context"] == 512
-    dim = ref["hidden_size"] // ref["num_attention_heads"] * ref["num_key_value_heads"]
-    assert j["kv_bytes_per_token"] == {"f16": 2 * 5 * dim * 2, "f32": 2 * 5 * dim * 4}
+    j, c = pumice("show", model(), "--json").json, read_json(model(), "config.json")
+    assert j["architecture"] == "llama" and j["shape"]["vocabulary"] == VOCAB
+    assert j["shape"]["layers"] == c["num_hidden_layers"] and j["shape"]["context"] == CONTEXT
+    values = 2 * c["num_hidden_layers"] * c["head_dim"] * c["num_key_value_heads"]  # a key and a value for each
+    assert j["kv_bytes_per_token"] == {"f16": values * 2, "f32": values * 4}
     assert j["weights"]["bytes_per_weight"] == 4 and list(j["weights"]["bytes_by_type"]) == ["f32"]
-    with open(os.path.join(model(), "model.safetensors"), "rb") as f:
-        n = struct.unpack("<Q", f.read(8))[0]
-        head = json.loads(f.read(n))
+    head = read_safetensors(os.path.join(model(), "model.safetensors"))[0]
     count = 0
     for name, t in head.items():
         if name != "__metadata__":
@@ -401,10 +476,14 @@ def show_tells_what_the_model_is():
                 k *= d
             count += k
     assert j["weights"]["parameters"] == count == j["weights"]["parameters_of_shape"]
-    assert j["bos"] == 1 and j["eos"] == [2] and j["tokenizer"]["adds_bos"] is True
+    assert j["bos"] == BOS and j["eos"] == [EOS] and j["tokenizer"]["adds_bos"] is True
     text = pumice("show", model()).out
     for part in ["architecture", "parameters", "per weight", "KV per token", "context", "tokenizer", "chat template"]:
         assert part in text, part
+
+
+@claim
+def show_tells_the_types_of_a_quantised_file():
     q = pumice("show", data("gguf", "llama-k256.Q4_0.gguf"), "--json").json
     assert 0.5 < q["weights"]["bytes_per_weight"] < 0.6 and "q4_0" in q["weights"]["bytes_by_type"]
 
@@ -436,9 +515,8 @@ def eval_ppl_windows_count_every_token_once():
         assert abs(j["bytes"] - size) <= 1, (j["bytes"], size)
         assert j["sequences"] == -(-n // (ctx - 1)) and j["context"] == ctx
         assert 0.9 < j["nll_per_token"] * j["tokens"] / 0.6931471805599453 / j["bytes"] / j["bits_per_byte"] < 1.1
-    gpt2 = data("reference", "gpt2")
-    n = len(pumice("tokenize", gpt2, "--json", "-f", path).json)
-    j = pumice("eval", "ppl", gpt2, "--text", path, "-c", 100, "--json").json
+    n = len(pumice("tokenize", made("bare"), "--json", "-f", path).json)
+    j = pumice("eval", "ppl", made("bare"), "--text", path, "-c", 100, "--json").json
     assert j["bos"] is False and j["tokens"] == n - -(-n // 100), (j, n)
     refuses(2, "--ctx-size: 513", "eval", "ppl", model(), "--text", path, "-c", 513)
 

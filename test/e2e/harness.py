@@ -1,10 +1,14 @@
-"""harness.py - what the end-to-end tests share: run the binary, name claims, read .npy files.
+"""harness.py - what the end-to-end tests share: run the binary, name claims, make models, read .npy files.
 
-A test file registers functions with @claim and calls main().  Usage: FILE.py BINARY [NAME...]; data comes from
-$PUMICE_DATA (default ../shared/data beside the source tree).  Prints TAP; exit 0 all hold, 1 some failed, 77 all skipped.
+A test file registers functions with @claim and calls main().  Usage: FILE.py BINARY [NAME...].  Prints TAP; exit 0 all
+hold, 1 some failed, 77 all skipped.
+
+Models are made by the program itself (made()); what compares with outside references takes them from $PUMICE_DATA
+(default ../shared/data beside the source tree) by data() or load(), which skip the claim where they are absent.
 """
 
 import atexit
+import functools
 import json
 import os
 import random
@@ -21,7 +25,13 @@ BIN = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else ""
 TMP = tempfile.mkdtemp(prefix="pumice-e2e-")
 atexit.register(shutil.rmtree, TMP, ignore_errors=True)
 
-STORIES = os.path.join(DATA, "models", "stories260K")
+VOCAB, DIM, CONTEXT = 512, 64, 512  # of the models that made() makes
+UNK, BOS, EOS, TURN, END_OF_TURN = range(5)  # their special tokens, the last two in a chat model only
+WORDS = ("a and are at away ball bear bed big bird boat box boy brave bread cake cat cold cup day dog door duck fast find "
+         "fish for fox friend fun garden girl give go good green happy hat he her hill him his home house in is it jump "
+         "kind lake lamp light like little long look make mouse new nice night old on one park play rain red ride river "
+         "run sad said sand saw sea ship shop sing sky small snow soft song star stone sun swim tell that the then there "
+         "they tiger time to tree turtle under upon very walk want warm was water went wind wish with wood you").split()
 _claims = []
 
 
@@ -41,7 +51,7 @@ def tmp(name):
 def data(*parts):
     path = os.path.join(DATA, *parts)
     if not os.path.exists(path):
-        raise Skip("no " + path)
+        raise Skip(f"no {path} (set PUMICE_DATA)")
     return path
 
 
@@ -102,6 +112,104 @@ def load(*parts):
         return json.load(f)
 
 
+# -- models made here ---------------------------------------------------------------------------------------------
+
+def words_text(size, words=None):
+    """About `size` characters of sentences, the same each time."""
+    rng, text, length = random.Random(1), [], 0
+    while length < size:
+        line = " ".join(rng.choices(words or WORDS, k=rng.randint(5, 12))).capitalize() + "."
+        if rng.random() < 0.4:
+            line = rng.choice(["Once upon a time, there was ", "One day Tom ran and ", "Then Tom saw "]) + line.lower()
+        text.append(line)
+        length += len(line) + 1
+    return " ".join(text) + "\n"
+
+
+def write_text(name, text):
+    """The path of a new file in the scratch folder."""
+    path = tmp(name)
+    with open(path, "wb") as f:
+        f.write(text.encode("utf-8") if isinstance(text, str) else text)
+    return path
+
+
+def read_json(*parts):
+    with open(os.path.join(*parts), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def edit_json(folder, name, **changes):
+    """Sets fields of a JSON file; None removes one."""
+    path = os.path.join(folder, name)
+    j = {**read_json(path), **changes}
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({k: v for k, v in j.items() if v is not None}, f)
+
+
+def read_safetensors(path):
+    """(header, data)"""
+    with open(path, "rb") as f:
+        size = struct.unpack("<Q", f.read(8))[0]
+        return json.loads(f.read(size)), f.read()
+
+
+def write_safetensors(path, head, blob):
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + blob)
+
+
+def whole_words(folder):
+    """The ids of tokens that are a space and a whole word."""
+    vocab = read_json(folder, "tokenizer.json")["model"]["vocab"]
+    return [i for piece, i in vocab.items() if piece[0] == "\u0120" and piece[1:] in WORDS]
+
+
+def say_words_only(folder):
+    """Gives the model an own head that is random and large for whole words, zero for every other token.
+
+    Its text is then made of words, which is what the tokenizer would cut it into again, as the text of a trained model
+    mostly is; and the likeliest token is ahead of the next by far more than kernels may differ.
+    """
+    path, rng = os.path.join(folder, "model.safetensors"), random.Random(4)
+    head, blob = read_safetensors(path)
+    rows = bytearray(VOCAB * DIM * 4)
+    for i in whole_words(folder):
+        struct.pack_into(f"<{DIM}f", rows, i * DIM * 4, *(rng.gauss(0, 0.7) for _ in range(DIM)))
+    head["lm_head.weight"] = {"dtype": "F32", "shape": [VOCAB, DIM], "data_offsets": [len(blob), len(blob) + len(rows)]}
+    write_safetensors(path, head, blob + rows)
+    edit_json(folder, "config.json", tie_word_embeddings=False, max_position_embeddings=CONTEXT)
+
+
+@functools.cache
+def made(kind="plain"):
+    """A folder with a llama model of random weights and a tokenizer.  Shared: change only copies (copy_of).
+
+    plain: puts BOS in front, has no template; chat: with a ChatML template; bare: puts no BOS in front.
+    """
+    folder, text = tmp("model-" + kind), tmp("model.txt")
+    if not os.path.exists(text):
+        write_text("model.txt", words_text(40000))
+    pumice("init", "tiny", "--out", folder, "--dtype", "f32")
+    flags = {"plain": ["--bos", "<s>"], "chat": ["--bos", "<s>", "--chatml"], "bare": []}[kind]
+    made_vocab = pumice("vocab", "train", "--size", VOCAB, "--out", folder, "--special", "<unk>", "--special", "<s>",
+                        "--special", "</s>", "--eos", "</s>", *flags, "--json", text).json
+    assert made_vocab["size"] == VOCAB, made_vocab
+    say_words_only(folder)
+    return folder
+
+
+def copy_of(folder):
+    """A copy of a model that can be changed."""
+    copy = tempfile.mkdtemp(prefix="copy-", dir=TMP)
+    for name in os.listdir(folder):
+        if os.path.isfile(os.path.join(folder, name)):
+            shutil.copyfile(os.path.join(folder, name), os.path.join(copy, name))
+    return copy
+
+
 def ids_text(ids):
     return ",".join(map(str, ids))
 
@@ -130,8 +238,6 @@ def main():
     for n, f in enumerate(claims, 1):
         start = time.monotonic()
         try:
-            if not os.path.isdir(DATA):
-                raise Skip(f"no test data at {DATA} (set PUMICE_DATA)")
             f()
             print(f"ok {n} - {f.__name__}")
         except Skip as e:

@@ -2,18 +2,12 @@
 
 import json
 import os
+import random
 
-from harness import claim, data, main, pumice, refuses, tmp
+from harness import claim, data, main, pumice, refuses, tmp, words_text, write_text as text_file
 
 TEXT = ("the cat sat on the mat<|endoftext|>the other cat, Caf\u00e9-cat, sat there\n\n"
         "and that's that: 1234 cats<|endoftext|>\u4e2d\u6587 <b>cats</b>\n") * 3
-
-
-def text_file(name, content):
-    path = tmp(name)
-    with open(path, "wb") as f:
-        f.write(content.encode("utf-8") if isinstance(content, str) else content)
-    return path
 
 
 def train(out, *args, size=300, **kw):
@@ -120,18 +114,30 @@ def text_is_encoded_and_decoded_and_special_tokens_are_not_learnt():
         assert max(sum(c.isdigit() for c in p) for p in load("numbers")["model"]["vocab"]) == longest
 
 
-@claim
-def the_same_text_gives_the_same_files_for_any_number_of_threads():
-    path = data("corpora", "tinystories", "train_head_2MiB.txt")
+def same_files_for_any_number_of_threads(path):
     files = []
     for i, threads in enumerate([1, 2, 3, 2]):
-        train(f"same{i}", path, "--threads", threads, "--chatml", size=2000)
+        r = train(f"same{i}", path, "--threads", threads, "--chatml", "--force", "--json", size=2000)
+        assert r.json["size"] == 2000, r.json
         files.append([open(os.path.join(tmp(f"same{i}"), n), "rb").read()
                       for n in ["tokenizer.json", "tokenizer_config.json"]])
     assert all(f == files[0] for f in files)
     text = open(path, "rb").read()
     ids = pumice("tokenize", tmp("same0"), "--special", "--json", "-f", path).json
     assert pumice("detokenize", tmp("same0"), "--special", stdin=json.dumps(ids).encode()).raw == text
+
+
+@claim
+def the_same_text_gives_the_same_files_for_any_number_of_threads():
+    rng = random.Random(2)
+    words = ["".join(rng.choices("aeioubcdfghklmnprst\u00e9\u4e2d", k=rng.randint(2, 9))) for _ in range(3000)]
+    path = text_file("large.txt", words_text(1 << 20, words).replace(". Then", ".<|endoftext|>Then"))
+    same_files_for_any_number_of_threads(path)
+
+
+@claim
+def stories_give_the_same_files_for_any_number_of_threads():
+    same_files_for_any_number_of_threads(data("corpora", "tinystories", "train_head_2MiB.txt"))
 
 
 @claim

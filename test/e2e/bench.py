@@ -1,0 +1,180 @@
+"""bench.py - the contract of `bench` and `doctor`: keys, rows, refusals.  No claim is about how fast anything is."""
+
+import itertools
+import json
+import math
+import os
+import struct
+
+from harness import (VOCAB, claim, copy_of, made, main, pumice, read_safetensors, refuses, tmp, words_text, write_safetensors,
+                     write_text)
+
+LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops"]
+ROW = ["test", "shape", "dtype", "threads", "batch", "depth", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
+       "limit_fraction", "repeat"]
+
+
+def bench(**lists):
+    """The JSON of a run; a list for each flag."""
+    flags = [x for name, items in lists.items() for x in ["--" + name, ",".join(map(str, items))]]
+    return pumice("bench", *flags, "--json", spread=True).json
+
+
+def check_numbers(j):
+    """Every measured figure is a finite number above zero, and a median lies between its ends."""
+    for entry in j["limits"] + j["rows"]:
+        for key, value in entry.items():
+            if isinstance(value, float):
+                assert math.isfinite(value) and value > 0, (key, entry)
+    for row in j["rows"]:
+        assert row["tok_per_s_min"] <= row["tok_per_s"] <= row["tok_per_s_max"], row
+
+
+@claim
+def bench_json_has_the_documented_keys():
+    j = bench(shape=["tiny"], dtype=["q4_0"], threads=[1, 2], test=["tg2"], repetitions=[3])
+    assert list(j) == ["machine", "limits", "rows"], list(j)
+    assert list(j["machine"]) == ["cpu", "isa", "kernel"] and all(j["machine"].values()), j["machine"]
+    assert j["machine"]["kernel"] == os.uname().release
+    assert [list(x) for x in j["limits"]] == [LIMITS, LIMITS] and [x["threads"] for x in j["limits"]] == [1, 2]
+    assert [list(x) for x in j["rows"]] == [ROW, ROW], j["rows"]
+    assert all(row["repeat"] == 3 for row in j["rows"])
+    check_numbers(j)
+    assert all(isinstance(x[k], float) for x in j["limits"] for k in LIMITS[1:])
+    assert all(isinstance(x[k], float) for x in j["rows"] for k in ROW[6:10])
+
+
+@claim
+def bench_has_a_row_for_each_combination_asked_for():
+    asked = {"shape": ["tiny"], "dtype": ["f32", "q8_0"], "threads": [1], "batch": [1, 3], "depth": [0, 5],
+             "test": ["pp4", "tg2"]}
+    j = bench(**asked, repetitions=[1])
+    got = [tuple(row[k] for k in asked) for row in j["rows"]]
+    assert sorted(got) == sorted(itertools.product(*asked.values())), got
+    check_numbers(j)
+    j = bench(shape=["tiny"], dtype=["bf16"], threads=[2, 1], test=["tg1"], repetitions=[1])
+    assert sorted(row["threads"] for row in j["rows"]) == [1, 2] and [x["threads"] for x in j["limits"]] == [2, 1]
+    check_numbers(j)
+
+
+@claim
+def bench_of_a_model_uses_its_own_weights():
+    flags = ["--test", "tg2", "--threads", 1, "-r", 1, "--json"]
+    for dtype, want in [([], "f32"), (["--dtype", "native"], "f32"), (["--dtype", "q8_0"], "q8_0")]:
+        j = pumice("bench", "--model", made(), *dtype, *flags).json
+        assert [(r["shape"], r["dtype"]) for r in j["rows"]] == [(os.path.basename(made()), want)], j["rows"]
+        check_numbers(j)
+    refuses(4, "/nonexistent/m", "bench", "--model", "/nonexistent/m", *flags)
+
+
+@claim
+def bench_prints_a_table_with_the_same_rows():
+    out = pumice("bench", "--shape", "tiny", "--dtype", "f32", "--test", "pp4,tg2", "--threads", 1, "-r", 1).out
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in out.split("\n") if line.startswith("| tiny ")]
+    assert [r[:6] for r in rows] == [["tiny", "f32", t, "1", "1", "0"] for t in ["pp4", "tg2"]], out
+    assert all(len(r) == 9 and float(r[6]) > 0 and r[8].endswith(" %") for r in rows), rows
+    for part in ["| shape | dtype | test |", "| threads | read GB/s |", "kernels "]:
+        assert part in out, (part, out)
+
+
+@claim
+def bench_names_the_flag_it_cannot_take():
+    good = {"--shape": "tiny", "--dtype": "f32", "--test": "tg1", "--threads": "1", "-r": "1"}
+    for flag, value, part in [
+            ("--shape", "tiny,enormous", "shape 'enormous' unknown (168m"), ("--dtype", "f32,q4_k", "--dtype: 'q4_k'"),
+            ("--test", "xx5", "--test xx5: not ppN or tgN"), ("--test", "tg0", "--test tg0:"),
+            ("--test", "tg1,pp5x", "--test pp5x:"), ("--threads", "0", "--threads: '0'"),
+            ("--threads", "1,65", "--threads: '65'"), ("--threads", "two", "--threads: 'two'"),
+            ("--batch", "257", "--batch: '257'"), ("--depth", "1e3", "--depth: '1e3'"),
+            ("-r", "0", "-r: 0 is not in 1..99"), ("--sparsity", "1", "'--sparsity'")]:
+        args = [x for pair in {**good, flag: value}.items() for x in pair]
+        refuses(2, part, "bench", *args, "--json")
+    refuses(2, "unexpected argument 'extra'", "bench", "extra")
+
+
+@claim
+def bench_tokenize_counts_bytes_and_tokens():
+    text = words_text(20000)
+    path = write_text("speed.txt", text)
+    j = pumice("bench", "tokenize", made(), "--text", path, "-r", 2, "--json").json
+    assert list(j) == ["test", "bytes", "tokens", "mb_per_s", "mb_per_s_min", "mb_per_s_max", "tok_per_s"], list(j)
+    ids = pumice("tokenize", made(), "--json", stdin=text.encode()).json
+    assert j["test"] == "tokenize" and j["bytes"] == len(text) and j["tokens"] == len(ids), j
+    figures = [j[k] for k in ["mb_per_s_min", "mb_per_s", "mb_per_s_max"]]
+    assert all(math.isfinite(x) and x > 0 for x in figures) and figures == sorted(figures), j
+    want = j["mb_per_s"] * 1e6 * j["tokens"] / j["bytes"]
+    assert abs(j["tok_per_s"] - want) < 1e-6 * want, j
+    refuses(2, "--text is missing", "bench", "tokenize", made())
+    refuses(2, "empty", "bench", "tokenize", made(), "--text", write_text("nothing.txt", ""))
+    refuses(4, "/nonexistent/t", "bench", "tokenize", made(), "--text", "/nonexistent/t")
+    refuses(2, "no model given", "bench", "tokenize", "--text", path)
+    bare = tmp("no-tokenizer")
+    pumice("init", "tiny", "--out", bare)
+    refuses(4, bare, "bench", "tokenize", bare, "--text", path)
+
+
+# -- doctor --------------------------------------------------------------------------------------------------------
+
+def findings(*args):
+    """{check: finding} of doctor, the model's tensors apart, after the form is checked."""
+    j = pumice("doctor", *args, "--json").json
+    assert list(j) == ["checks", "advice"], list(j)
+    for c in j["checks"]:
+        assert list(c) == ["check", "found", "ok", "advice"] and c["found"] and c["ok"] == (c["advice"] is None), c
+    assert j["advice"] == sum(not c["ok"] for c in j["checks"])
+    tensors = [c["found"] for c in j["checks"] if c["check"] == "tensor"]
+    return {c["check"]: c for c in j["checks"] if c["check"] != "tensor"}, tensors
+
+
+@claim
+def doctor_tells_what_the_machine_has():
+    checks, tensors = findings()
+    assert {"system", "processors", "kernels", "memory", "huge pages"} <= set(checks) and tensors == []
+    assert "weights" not in checks
+    assert checks["processors"]["found"] == "1 usable", "the run is bound to one"
+    assert os.uname().release in checks["system"]["found"] and "ref" in checks["kernels"]["found"]
+    out = pumice("doctor").out.split("\n")
+    for name in checks:
+        assert any(line.split(None, 1)[1].startswith(name) for line in out if line), (name, out)
+    refuses(2, "unexpected argument 'b'", "doctor", made(), "b")
+    refuses(4, "/nonexistent/m", "doctor", "/nonexistent/m", "--json")
+    assert "/nonexistent/m" in pumice("doctor", "/nonexistent/m", status=4).err
+
+
+@claim
+def doctor_counts_the_values_of_a_sound_model():
+    head = read_safetensors(os.path.join(made(), "model.safetensors"))[0]
+    n = sum(math.prod(t["shape"]) for name, t in head.items() if name != "__metadata__")
+    checks, tensors = findings(made())
+    assert checks["weights"]["ok"] and tensors == []
+    assert checks["weights"]["found"] == f"{len(head) - ('__metadata__' in head)} tensors, {n} values, 0 not finite"
+
+
+@claim
+def doctor_names_each_tensor_that_has_a_nan_or_an_infinity():
+    folder = copy_of(made())
+    path = os.path.join(folder, "model.safetensors")
+    head, blob = read_safetensors(path)
+    blob, first, second = bytearray(blob), "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+    for name, at, value in [(first, 7, math.nan), (first, 160 * 64 - 1, math.nan), (second, 0, -math.inf)]:
+        struct.pack_into("<f", blob, head[name]["data_offsets"][0] + 4 * at, value)
+    write_safetensors(path, head, bytes(blob))
+    checks, tensors = findings(folder)
+    assert sorted(tensors) == [f"{first}: 2 NaN, 0 infinite of {160 * 64}", f"{second}: 0 NaN, 1 infinite of 64"], tensors
+    assert not checks["weights"]["ok"] and checks["weights"]["found"].endswith(", 3 not finite"), checks["weights"]
+    out = pumice("doctor", "-m", folder).out
+    assert f"{first}: 2 NaN" in out and f"{second}: 0 NaN, 1 infinite" in out, out
+    write_safetensors(path, head, blob[:-4])
+    refuses(3, path, "doctor", folder, "--json")
+
+
+@claim
+def help_fits_80_columns():
+    for args in [["bench"], ["bench", "tokenize"], ["doctor"]]:
+        out = pumice(*args, "--help").out
+        assert out.startswith("usage: pumice " + " ".join(args)), out
+        for line in out.split("\n"):
+            assert len(line) <= 80, line
+
+
+main()
