@@ -48,7 +48,7 @@ struct prompt {
     struct buf text;
     bool trim_next; /* the last control token swallows white space after it */
 
-    bool train;      /* ids that the assistant does not write become ~id; no turn is opened at the end */
+    bool train; /* ids that the assistant does not write become ~id; no turn is opened at the end */
     bool writing;    /* the assistant writes what comes next */
     struct ids turn; /* where in text that changes, in bytes */
 };
@@ -118,10 +118,12 @@ static int attribute(struct prompt *p, const char *text, size_t n, size_t skip, 
 
 static int flush(struct prompt *p) {
     size_t skip = p->trim_next ? skip_space(p->text.data, p->text.len) : 0, from = p->out->n;
-    const char *text = p->text.data + skip;
+    const char *text = buf_str(&p->text) + skip;
     size_t n = p->text.len - skip;
     int rc = n ? tok_encode(p->t, text, n, false, p->out, p->err) : 0;
-    if (p->train && !rc)
+    if (p->out->n == from)
+        p->turn.n = 0; /* nothing to mark */
+    else if (p->train && !rc)
         rc = attribute(p, text, n, skip, from);
     p->text.len = 0;
     p->trim_next = false;

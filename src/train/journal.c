@@ -29,7 +29,7 @@ static int trim_log(const char *path, int64_t step, struct err *err) {
         return -1;
     if (!(o = out_open(path, err)))
         goto out;
-    const char *s = (const char *)f.data, *end = s + f.size;
+    const char *s = f.data ? (const char *)f.data : "", *end = s + f.size;
     for (const char *stop; s < end && (stop = memchr(s, '\n', (size_t)(end - s))); s = stop + 1) {
         json_t *j = json_loadb(s, (size_t)(stop - s), 0, NULL);
         bool keep = j && json_integer_value(json_object_get(j, "step")) <= step;
@@ -115,7 +115,7 @@ static int write_csv(const char *log, const char *csv, struct err *err) {
     if (file_open(&f, log, err))
         return -1;
     buf_adds(&b, "step,tokens,flops,loss,val_loss\n");
-    const char *s = (const char *)f.data, *end = s + f.size;
+    const char *s = f.data ? (const char *)f.data : "", *end = s + f.size;
     for (const char *stop; s < end && (stop = memchr(s, '\n', (size_t)(end - s))); s = stop + 1) {
         json_t *j = json_loadb(s, (size_t)(stop - s), 0, NULL);
         const json_t *loss = json_object_get(j, "loss"), *val = json_object_get(j, "val_loss");

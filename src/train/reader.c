@@ -51,6 +51,7 @@ struct reader *reader_open(const char *path, const char *separator, bool lines, 
     *r = (struct reader){
         .path = path, .separator = lines ? "\n" : separator, .lines = lines, .fd = fd, .line = 1};
     r->sep_len = r->separator ? strlen(r->separator) : 0;
+    buf_reserve(&r->buf, READ_BYTES); /* the window is never NULL */
     return r;
 }
 
