@@ -1,12 +1,11 @@
 """bench.py - the contract of `bench` and `doctor`: keys, rows, refusals.  No claim is about how fast anything is."""
 
 import itertools
-import json
 import math
 import os
 import struct
 
-from harness import (VOCAB, claim, copy_of, made, main, pumice, read_safetensors, refuses, tmp, words_text, write_safetensors,
+from harness import (claim, copy_of, made, main, pumice, read_safetensors, refuses, tmp, words_text, write_safetensors,
                      write_text)
 
 LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops"]

@@ -4,14 +4,14 @@ import functools
 import json
 import math
 import os
+import random
+import struct
 import subprocess
 
 from harness import (BIN, BOS, CONTEXT, EOS, VOCAB, claim, copy_of, data, edit_json, environment, ids_text, load, made, main,
-                     pumice, read_json, read_npy, read_safetensors, refuses, tmp)
+                     pumice, read_json, read_npy, read_safetensors, refuses, tmp, write_safetensors, write_text)
 
 PROMPT = "Once upon a time"
-
-
 model = made
 
 
@@ -360,9 +360,36 @@ def a_prompt_longer_than_the_context_is_refused():
     assert j["finish_reason"] == "length" and j["usage"]["total_tokens"] in (511, 512, 513), j["usage"]
 
 
+def tiny_gpt2():
+    """A GPT-2 of one layer with 32 learned positions, written out here."""
+    folder, dim, rng, head, blob = tmp("gpt2"), 32, random.Random(6), {}, bytearray()
+    shapes = {"wte.weight": [64, dim], "wpe.weight": [32, dim]}
+    for name, shape in {"attn.c_attn": [dim, 3 * dim], "attn.c_proj": [dim, dim], "mlp.c_fc": [dim, 4 * dim],
+                        "mlp.c_proj": [4 * dim, dim]}.items():
+        shapes.update({f"h.0.{name}.weight": shape, f"h.0.{name}.bias": shape[1:]})
+    for name in ["h.0.ln_1", "h.0.ln_2", "ln_f"]:
+        shapes.update({name + ".weight": [dim], name + ".bias": [dim]})
+    for name, shape in shapes.items():
+        n = math.prod(shape)
+        head[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(blob), len(blob) + 4 * n]}
+        blob += struct.pack(f"<{n}f", *(rng.gauss(0, 0.1) for _ in range(n)))
+    os.makedirs(folder, exist_ok=True)
+    write_safetensors(os.path.join(folder, "model.safetensors"), head, blob)
+    write_text(os.path.join(folder, "config.json"), json.dumps(
+        {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 64, "n_embd": dim, "n_layer": 1, "n_head": 2,
+         "n_positions": 32, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}))
+    return folder
+
+
 @claim
 def learned_positions_bound_the_context():
-    refuses(2, "context", "run", data("reference", "gpt2"), "--ids", "1,2", "-c", 4096)
+    folder = tiny_gpt2()
+    refuses(2, "context", "run", folder, "--ids", "1,2", "-c", 4096)
+    refuses(2, "context", "run", folder, "--ids", "1,2", "-c", 33)
+    refuses(2, "--test tg9: depth 30 + 9 tokens exceed the model's 32 positions", "bench", "--model", folder, "--test", "tg9",
+            "--depth", 30, "--threads", 1, "-r", 1, "--json")
+    j = pumice("run", folder, "--ids", "1,2", "-c", 32, "--temp", 0, "--ignore-eos", "--json").json
+    assert j["finish_reason"] == "length" and j["usage"]["total_tokens"] in (31, 32, 33), j["usage"]
 
 
 @claim
