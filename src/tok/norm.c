@@ -179,7 +179,7 @@ static void replace(const struct norm *op, const char *s, size_t n, struct buf *
         size_t hits = 0;
         for (size_t i = 0; i < n; i++)
             hits += s[i] == op->from[0];
-        buf_reserve(out, n + hits * op->to_len);
+        buf_reserve(out, n + hits * op->to_len + 1); /* never NULL, even for no text */
         char *to = out->data + out->len;
         for (; s < end; s++) {
             if (*s != op->from[0]) {
