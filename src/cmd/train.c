@@ -195,8 +195,9 @@ int cmd_train(int argc, char **argv) {
     };
     const struct cmd_help h = {
         "train RUN.json [--resume]",
-        "Trains a model as RUN.json says: from nothing, or on from a Hugging Face folder, on text\n"
-        "or conversations.  Checkpoints are Hugging Face folders; interrupt it whenever you like.",
+        "Trains a model as RUN.json says: from nothing, or on from a Hugging Face folder,\n"
+        "on text or conversations.  Checkpoints are Hugging Face folders; interrupt it\n"
+        "whenever you like.",
         &f.help};
     if (cmd_parse(&h, table, argc, argv, &rest, &err) || f.help)
         return cmd_fail(&err);
