@@ -14,9 +14,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/loop.h"
-#include "train/reader.h"
-
-#define MAX_LOG ((size_t)4 << 30)
 
 /* Keeps the whole lines whose step is at most `step`. */
 static int trim_log(const char *path, int64_t step, struct err *err) {
