@@ -1,5 +1,5 @@
-/* chat.c - tests of src/tok/chat.c: prompts equal what the public templates render, and no message can
- * hold a turn marker. */
+/* chat.c - tests of src/tok/chat.c: prompts equal what the public templates render, and no message
+ * can hold a turn marker. */
 #include "testing.h"
 
 #include "base/mem.h"
@@ -268,13 +268,13 @@ static void answers_alone_are_to_be_learnt(void **state) {
         {CHAT_PHI, ends, PHI3, " Hello! <|end|>Yes<|end|>"},
         {CHAT_PHI, none, NULL, "  Hello! \n Yes\n"},
         {CHAT_ZEPHYR, ends, NULL, " Hello! </s>Yes</s>"},
-        {CHAT_CHATML, none, NULL, " Hello! <|im_end|>Yes<|im_end|>"}, /* markers that are plain text */
+        {CHAT_CHATML, none, NULL, " Hello! <|im_end|>Yes<|im_end|>"}, /* markers as text */
         {CHAT_NONE, none, NULL, "\n Hello! \nYes"},
     };
     struct chat_msg msg[5] = {talk[0], talk[1], talk[2], talk[3], {"assistant", "Yes"}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         struct tok *t = make(row[i].control, row[i].template);
-        int skip = row[i].format == CHAT_MISTRAL; /* its template has no system message at the front */
+        int skip = row[i].format == CHAT_MISTRAL; /* no system message of its own */
         struct err e = {0};
         struct ids v = {0}, prompt = {0}, wrote = {0};
         struct buf text = {0};
