@@ -41,7 +41,8 @@ for t in $targets; do
     [ -f "$dict" ] && dict=-dict=$dict || dict=
     start=$(date +%s%3N)
     nice -n 19 "$dir/test/fuzz_$t" -runs="$runs" -max_len="$(max_len "$t")" -timeout=10 \
-        -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1 -verbosity=0 $dict \
+        -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1 -print_funcs=0 \
+        -verbosity=0 $dict \
         -artifact_prefix="$findings/$t-" "$new" "test/fuzz/corpus/$t" \
         >"$findings/$t.log" 2>&1 </dev/null
     rc=$?
