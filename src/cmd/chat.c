@@ -88,6 +88,13 @@ static bool take_line(struct session *s, struct buf *text, struct err *first) {
     return r != CMD_LEAVE;
 }
 
+/* While a line is read, Ctrl-C must end the read; while an answer is written it must not end the
+ * write: to a terminal that is not draining that would fail, and text would be lost. */
+static void catch_interrupt(bool reading) {
+    struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = reading ? 0 : SA_RESTART};
+    sigaction(SIGINT, &sa, NULL);
+}
+
 /* Reads and answers until the user leaves; returns the exit status. */
 static int converse(struct session *s, struct input *in) {
     struct buf text = {0};
@@ -95,7 +102,11 @@ static int converse(struct session *s, struct input *in) {
     bool warned = false, go_on = true;
     while (go_on && !ferror(stdout)) {
         interrupted = 0;
+        if (input_interactive(in))
+            catch_interrupt(true);
         enum input_event ev = read_message(in, &text);
+        if (input_interactive(in))
+            catch_interrupt(false);
         if (ev == IN_END) {
             if (input_interactive(in))
                 putchar('\n');
@@ -147,11 +158,6 @@ static int open_session(struct chat_cmd *c, struct loaded *l, struct session *s,
     return 0;
 }
 
-static void catch_interrupt(void) {
-    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: reads must return */
-    sigaction(SIGINT, &sa, NULL);
-}
-
 static int chat(struct chat_cmd *c, struct err *err) {
     struct loaded l = {0};
     struct session s = {0};
@@ -169,7 +175,6 @@ static int chat(struct chat_cmd *c, struct err *err) {
     }
     in = input_open(&interrupted);
     if (input_interactive(in)) {
-        catch_interrupt();
         s.stats = !c->load.quiet && !c->json;
         log_info("%s, %s, %.2f M parameters, context %d; /help lists commands, Ctrl-D leaves",
                  l.m->path, l.m->cfg.arch, (double)cfg_params(&l.m->cfg) / 1e6, engine_ctx(l.e));

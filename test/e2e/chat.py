@@ -357,6 +357,19 @@ def ctrl_c_stops_the_answer_only_and_keeps_it():
 
 
 @claim
+def ctrl_c_while_the_terminal_does_not_drain_stops_the_answer_and_not_the_session():
+    t = Terminal(model(), "--temp", 0, "--ignore-eos", "-n", -1, "-c", 60000)
+    t.until(">>> ")
+    t.say(PROMPT)
+    time.sleep(1.5)  # nobody reads: the answer fills the terminal's buffer, and a write waits
+    t.send("\x03")
+    t.until("; stopped]")
+    t.until(">>> ")
+    t.say("exit")
+    assert t.end() == 0
+
+
+@claim
 def ctrl_c_at_an_empty_prompt_warns_once_then_leaves():
     t = Terminal(model())
     t.until(">>> ")
