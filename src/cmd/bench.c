@@ -340,6 +340,8 @@ static int speed(struct bench *b, struct err *err) {
         goto out;
     rc = b->model ? each_item(b->dtypes, on_dtype, &s, err)
                   : each_item(b->shapes, on_shape, &s, err);
+    if (!rc && !json_array_size(b->rows))
+        rc = err_set(err, E_USAGE, "bench: an empty list leaves nothing to measure");
     if (!rc && b->json)
         rc = cmd_print_json(
             json_pack("{s:O,s:O,s:O}", "machine", m, "limits", b->limits, "rows", b->rows), true,

@@ -84,7 +84,7 @@ def bench_names_the_flag_it_cannot_take():
             ("--test", "xx5", "--test xx5: not ppN or tgN"), ("--test", "tg0", "--test tg0:"),
             ("--test", "tg1,pp5x", "--test pp5x:"), ("--threads", "0", "--threads: '0'"),
             ("--threads", "1,65", "--threads: '65'"), ("--threads", "two", "--threads: 'two'"),
-            ("--batch", "257", "--batch: '257'"), ("--depth", "1e3", "--depth: '1e3'"),
+            ("--shape", ",", "an empty list"), ("--test", "", "an empty list"), ("--batch", "257", "--batch: '257'"), ("--depth", "1e3", "--depth: '1e3'"),
             ("-r", "0", "-r: 0 is not in 1..99"), ("--sparsity", "1", "'--sparsity'")]:
         args = [x for pair in {**good, flag: value}.items() for x in pair]
         refuses(2, part, "bench", *args, "--json")

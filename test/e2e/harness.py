@@ -55,6 +55,12 @@ def data(*parts):
     return path
 
 
+def sanitized():
+    """Whether the program was built with a sanitizer."""
+    with open(BIN, "rb") as f:
+        return b"__asan_init" in f.read()
+
+
 def environment(**changes):
     """The environment of a run: nothing of the user's that changes results, history in a scratch folder."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PUMICE_")}
