@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 
-from harness import BIN, claim, data, environment, made, main, pumice, read_json, refuses, tmp, words_text, write_text
+from harness import (BIN, Skip, claim, data, environment, made, main, pumice, read_json, refuses, sanitized, tmp,
+                     words_text, write_text)
 
 TINY = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 64, "max_seq_len": 64, "batch_size": 4,
         "learning_rate": 0.005, "eval_every": 20, "save_checkpoint_every": 5, "max_steps": 60}
