@@ -1,11 +1,12 @@
 /* dense.c - see dense.h.
  *
- * oneDNN compiles one primitive per shape, layout and type.  Each thread keeps its own, so nothing
- * here is locked.  Debian's oneDNN starts an OpenMP team as large as omp_get_max_threads(), a
+ * oneDNN compiles one primitive per shape, layout and type.  Each thread keeps its own, so only the
+ * making of one is locked.  Debian's oneDNN starts an OpenMP team as large as omp_get_max_threads(), a
  * setting of each thread: every thread that comes here sets its own to 1 first. */
 #include "num/dense.h"
 
 #include <dnnl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,10 @@
 #define TILE_M 512 /* with these a thread's operands fit its cache and 16 threads find work */
 #define TILE_N 512
 #define TILE_K 4096 /* oneDNN takes longer sums at less than half its speed */
+
+/* Held while oneDNN makes a primitive: its cache of compiled code is shared by all threads of the
+ * process, and what one thread wrote there another finds. */
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
 /* libgomp's; gcc keeps omp.h to itself and clang's is another package. */
 extern void omp_set_num_threads(int n);
@@ -100,6 +105,7 @@ static struct product *new_product(struct dense_ctx *d, struct thread *t, const 
     struct product *p = mem_new(sizeof *p);
     dnnl_primitive_desc_t pd;
     p->key = *key;
+    pthread_mutex_lock(&making);
     must(try_product(d->engine, j, &pd), "a product");
     must(dnnl_primitive_create(&p->prim, pd), "a product");
     const dnnl_memory_desc_t *md[] = {
@@ -112,6 +118,7 @@ static struct product *new_product(struct dense_ctx *d, struct thread *t, const 
         must(dnnl_memory_create(mem[i], md[i], d->engine, DNNL_MEMORY_NONE), "a memory");
     reserve_scratch(t, dnnl_memory_desc_get_size(md[3]));
     dnnl_primitive_desc_destroy(pd);
+    pthread_mutex_unlock(&making);
     if (t->n == t->cap) {
         t->cap = t->cap ? 2 * t->cap : 64;
         t->product = mem_resize(t->product, (size_t)t->cap, sizeof *t->product);
@@ -122,7 +129,9 @@ static struct product *new_product(struct dense_ctx *d, struct thread *t, const 
 }
 
 static void free_product(struct product *p) {
+    pthread_mutex_lock(&making);
     dnnl_primitive_destroy(p->prim);
+    pthread_mutex_unlock(&making);
     dnnl_memory_destroy(p->a);
     dnnl_memory_destroy(p->b);
     dnnl_memory_destroy(p->c);
