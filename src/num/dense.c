@@ -1,8 +1,9 @@
 /* dense.c - see dense.h.
  *
  * oneDNN compiles one primitive per shape, layout and type.  Each thread keeps its own, so only the
- * making of one is locked.  Debian's oneDNN starts an OpenMP team as large as omp_get_max_threads(), a
- * setting of each thread: every thread that comes here sets its own to 1 first. */
+ * making of one is locked.  Debian's oneDNN starts an OpenMP team as large as
+ * omp_get_max_threads(), a setting of each thread: every thread that comes here sets its own to 1
+ * first. */
 #include "num/dense.h"
 
 #include <dnnl.h>
