@@ -1,6 +1,9 @@
 /* json.c - see json.h. */
 #include "base/json.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/file.h"
 
 json_t *json_parse(const char *path, const void *data, size_t n, struct err *err) {
@@ -23,6 +26,16 @@ json_t *json_file(const char *path, size_t max_bytes, struct err *err) {
     json_t *j = file_read(path, max_bytes, &b, err) ? NULL : json_parse(path, b.data, b.len, err);
     buf_free(&b);
     return j;
+}
+
+int json_write(const char *dir, const char *name, json_t *j, int indent, struct err *err) {
+    char *path = path_join(dir, name), *text = j ? json_dumps(j, JSON_INDENT(indent)) : NULL;
+    int rc = text ? file_write(path, text, strlen(text), err)
+                  : err_set(err, E_MEMORY, "%s: cannot be built", path);
+    json_decref(j);
+    free(text);
+    free(path);
+    return rc;
 }
 
 /* The value of a key, or NULL when absent or null. */

@@ -14,6 +14,10 @@
 json_t *json_parse(const char *path, const void *data, size_t n, struct err *err);
 json_t *json_file(const char *path, size_t max_bytes, struct err *err);
 
+/* Writes dir/name atomically, indented by `indent`; takes over j's reference.  A NULL j, what
+ * jansson gives for a value it could not build, is E_MEMORY. */
+int json_write(const char *dir, const char *name, json_t *j, int indent, struct err *err);
+
 /* Typed getters: an absent or null key leaves *out untouched (set the default before) and
  * returns 0; a wrong type or a value outside [lo, hi] is E_FORMAT naming path and key.  NaN
  * cannot occur in JSON. */

@@ -386,15 +386,6 @@ out:
     return m;
 }
 
-static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
-    char *path = path_join(dir, name), *text = json_dumps(j, JSON_INDENT(2));
-    int rc = file_write(path, text, strlen(text), err);
-    free(text);
-    free(path);
-    json_decref(j);
-    return rc;
-}
-
 static int write_configs(const char *dir, const struct cfg *c, enum dtype type, struct err *err) {
     static const char *const torch[] = {
         [DT_F32] = "float32", [DT_F16] = "float16", [DT_BF16] = "bfloat16"};
@@ -402,12 +393,12 @@ static int write_configs(const char *dir, const struct cfg *c, enum dtype type, 
     json_object_set_new(config, "torch_dtype", json_string(torch[type]));
     json_object_set(gen, "bos_token_id", json_object_get(config, "bos_token_id"));
     json_object_set(gen, "eos_token_id", json_object_get(config, "eos_token_id"));
-    int rc = write_json(dir, "config.json", config, err);
+    int rc = json_write(dir, "config.json", config, 2, err);
     if (rc) {
         json_decref(gen);
         return rc;
     }
-    return write_json(dir, "generation_config.json", gen, err);
+    return json_write(dir, "generation_config.json", gen, 2, err);
 }
 
 int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type,

@@ -144,23 +144,9 @@ static json_t *config_json(const struct hf_spec *s) {
     return j;
 }
 
-/* Releases j. */
-static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
-    char *path = path_join(dir, name), *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
-    int rc;
-    if (text)
-        rc = file_write(path, text, strlen(text), err);
-    else
-        rc = err_set(err, E_MEMORY, "%s: cannot be built", path);
-    json_decref(j);
-    free(text);
-    free(path);
-    return rc;
-}
-
 int hf_write(const char *dir, const struct hf_spec *s, const struct bpe_merges *m,
              struct err *err) {
-    if (write_json(dir, "tokenizer_config.json", config_json(s), err))
+    if (json_write(dir, "tokenizer_config.json", config_json(s), 1, err))
         return -1;
-    return write_json(dir, "tokenizer.json", tokenizer_json(s, m), err);
+    return json_write(dir, "tokenizer.json", tokenizer_json(s, m), 1, err);
 }

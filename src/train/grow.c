@@ -125,22 +125,12 @@ static int copy_tensors(struct growth *g, struct err *err) {
     return 0;
 }
 
-/* out/NAME from JSON, atomically; takes over j's reference. */
-static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
-    char *path = path_join(dir, name), *text = json_dumps(j, JSON_INDENT(2));
-    json_decref(j);
-    int rc = file_write(path, text, strlen(text), err);
-    free(text);
-    free(path);
-    return rc;
-}
-
 static int write_config(struct growth *g, struct err *err) {
     static const char *const key[] = {"num_hidden_layers", "n_layer"};
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
         if (json_object_get(g->config, key[i]))
             json_object_set_new(g->config, key[i], json_integer((json_int_t)g->map.n));
-    return write_json(g->out, "config.json", json_incref(g->config), err);
+    return json_write(g->out, "config.json", json_incref(g->config), 2, err);
 }
 
 /* The base's history and this growth. */
@@ -160,7 +150,7 @@ static int write_history(struct growth *g, struct err *err) {
     json_array_append_new(list,
                           json_pack("{s:i,s:i,s:o,s:b}", "from_layers", g->cfg.n_layer, "to_layers",
                                     (int)g->map.n, "source", map, "zero_init", g->o->zero_init));
-    return write_json(g->out, "gstack.json", j, err);
+    return json_write(g->out, "gstack.json", j, 2, err);
 }
 
 static int copy_files(const struct growth *g, struct err *err) {

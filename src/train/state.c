@@ -98,15 +98,6 @@ static int write_optimizer(const struct train *t, const char *path, struct err *
     return rc;
 }
 
-static int write_json(const char *dir, const char *name, json_t *j, struct err *err) {
-    char *path = path_join(dir, name), *text = json_dumps(j, JSON_INDENT(2));
-    int rc = file_write(path, text, strlen(text), err);
-    free(text);
-    free(path);
-    json_decref(j);
-    return rc;
-}
-
 static int write_trainer(const struct train *t, const char *dir, struct err *err) {
     const struct progress_state *s = &t->s;
     char print[24];
@@ -128,7 +119,7 @@ static int write_trainer(const struct train *t, const char *dir, struct err *err
                                   (double)t->lr.peak, "min", (double)t->lr.min, "warmup",
                                   (json_int_t)t->lr.warmup, "decay", (json_int_t)t->lr.decay,
                                   "total", (json_int_t)t->lr.total));
-    return write_json(dir, "trainer.json", j, err);
+    return json_write(dir, "trainer.json", j, 2, err);
 }
 
 /* Copies a file if it is there. */
@@ -170,7 +161,7 @@ static int write_generation(const struct train *t, const char *dir, struct err *
     if (c->bos >= 0)
         json_object_set_new(j, "bos_token_id", json_integer(c->bos));
     json_object_set_new(j, "eos_token_id", eos);
-    return write_json(dir, "generation_config.json", j, err);
+    return json_write(dir, "generation_config.json", j, 2, err);
 }
 
 /* The Hugging Face folder. */
@@ -180,7 +171,7 @@ static int write_model(const struct train *t, const char *dir, struct err *err) 
     json_t *config = cfg_to_hf(&t->m->cfg);
     json_object_set_new(config, "torch_dtype", json_string(torch[t->c->dtype]));
     char *weights = path_join(dir, "model.safetensors");
-    int rc = write_json(dir, "config.json", config, err);
+    int rc = json_write(dir, "config.json", config, 2, err);
     if (!rc)
         rc = write_generation(t, dir, err);
     for (int i = 0; tokenizer_files[i] && !rc; i++)
