@@ -46,6 +46,12 @@ INLINE void tile_prefetch(const char *row, size_t ldw, int rows, size_t at, size
         __builtin_prefetch((const void *)(p + i), 0, 2);
 }
 
+/* A result goes to y once its sums are complete: until then its line is fetched, for a store that
+ * misses would wait for it and hold up those behind. */
+INLINE void tile_prepare(const float *y) {
+    __builtin_prefetch(y, 1, 3);
+}
+
 /* y[i][j .. j + 3], as far as there are rows */
 INLINE void tile_store(const struct gemm *g, int i, int j, __m128 sums) {
     float *y = g->y + (size_t)i * g->ldy + (size_t)j;

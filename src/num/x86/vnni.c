@@ -228,8 +228,11 @@ INLINE void tile(enum slice_kind kind, int mt, const struct work *k) {
     UNROLL for (int a = 0; a < mt; a++) {
         const float *y = k->g->y + (size_t)(k->i + a) * k->g->ldy;
         x[a] = (const struct q8x *)(const void *)tile_token(k->g, k->i + a) + k->b0;
-        UNROLL for (int r = 0; r < GROUPS; r++) acc[a * GROUPS + r] =
-            _mm512_maskz_loadu_ps(k->b0 == 0 ? 0 : cols, y + k->rows[r].j);
+        UNROLL for (int r = 0; r < GROUPS; r++) {
+            tile_prepare(y + k->rows[r].j);
+            acc[a * GROUPS + r] =
+                _mm512_maskz_loadu_ps(k->b0 == 0 ? 0 : cols, y + k->rows[r].j);
+        }
     }
     for (int b = 0; b < k->nb; b++)
         tile_slice(kind, k->excess, k->panel, b, x, mt, acc);
