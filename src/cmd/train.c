@@ -69,7 +69,7 @@ static void on_step(void *arg, const struct train_step *s, double val_loss) {
     bool last = s->step == r->info.steps;
     if (!r->line && s->step % r->c->log_every != 0 && !last && r->steps > 1)
         return;
-    double rate = (double)r->info.step_tokens / s->seconds, flops = rate * r->info.token_flops;
+    double rate = (double)r->info.step_tokens / s->seconds, flops = s->step_flops / s->seconds;
     format_left(left, sizeof left,
                 r->seconds / (double)r->steps * (double)(r->info.steps - s->step));
     if (isfinite(val_loss))
@@ -101,6 +101,9 @@ static void announce(const struct report *r) {
         log_info("going on from %s", in->resumed);
     log_info("model: %lld weights, %lld of them trained", (long long)in->params,
              (long long)in->trained);
+    if (in->layers < in->final_layers)
+        log_info("growth: after step %lld, from %d layers to %d", (long long)in->turn, in->layers,
+                 in->final_layers);
     log_info("memory: %.0f MB (weights %.0f, gradients %.0f, moments %.0f, bf16 copies %.0f, "
              "activations %.0f, the rest %.0f); %.0f MB are free",
              (double)in->need / mb, (double)in->memory.weights / mb,
@@ -115,8 +118,7 @@ static void announce(const struct report *r) {
         (long long)d->docs, d->chats ? " (conversations among them: loss on the answers only)" : "",
         (double)d->bytes / (double)d->tokens, (long long)d->epoch_tokens, (long long)d->val_tokens);
     log_info("run: %lld steps of %lld tokens, %.3g FLOPs", (long long)in->steps,
-             (long long)in->step_tokens,
-             in->token_flops * (double)in->step_tokens * (double)in->steps);
+             (long long)in->step_tokens, in->run_flops);
 }
 
 /* The measured peak of the type that products will have. */
@@ -149,6 +151,7 @@ static json_t *summary(const struct report *r, const struct train *t) {
 
 struct flags {
     bool resume, json, quiet, help;
+    const char *grow;
 };
 
 static int train(const char *path, const struct flags *f, struct err *err) {
@@ -156,7 +159,7 @@ static int train(const char *path, const struct flags *f, struct err *err) {
     struct train *t = NULL;
     int rc = -1;
     struct report r = {.c = &c, .line = !f->quiet && cmd_is_terminal(STDERR_FILENO)};
-    if (conf_read(&c, path, err) || (!f->quiet && measure_peak(&c, &r.peak, err)))
+    if (conf_read_with(&c, path, f->grow, err) || (!f->quiet && measure_peak(&c, &r.peak, err)))
         goto out;
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a write that fails, not the end */
     if (!(t = train_open(&c, &(struct train_opts){.resume = f->resume}, err)))
@@ -188,13 +191,15 @@ int cmd_train(int argc, char **argv) {
     const struct opt table[] = {
         {"resume", 0, NULL, OPT_FLAG, &f.resume,
          .help = "go on from the newest whole checkpoint in the run's folder"},
+        {"grow", 0, NULL, OPT_STR, &f.grow, .arg = "G@P%",
+         .help = "train a base of 1/G of the layers for P % of the steps, then grow it"},
         {"quiet", 'q', NULL, OPT_FLAG, &f.quiet, .help = "errors and warnings only"},
         OPTS_JSON(&f.json),
         OPTS_HELP(&f.help),
         OPTS_END,
     };
     const struct cmd_help h = {
-        "train RUN.json [--resume]",
+        "train RUN.json [--resume] [--grow G@P%]",
         "Trains a model as RUN.json says: from nothing, or on from a Hugging Face folder,\n"
         "on text or conversations.  Checkpoints are Hugging Face folders; interrupt it\n"
         "whenever you like.",

@@ -54,6 +54,8 @@ struct model *model_open(const char *path, const struct model_opts *o, struct er
  * the same seed. */
 struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o,
                            struct err *err);
+/* The same, all weights 0, for a caller that fills them. */
+struct model *model_blank(const struct cfg *c, const struct model_opts *o, struct err *err);
 
 /* Writes such a random model as a Hugging Face folder: config.json, generation_config.json and
  * model.safetensors (F32, F16 or BF16; vectors in F32) in dir, which is created.  Opened again it

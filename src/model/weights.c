@@ -365,12 +365,12 @@ out:
     return NULL;
 }
 
-struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o,
-                           struct err *err) {
+static struct model *make(const struct cfg *c, const uint64_t *seed, const struct model_opts *o,
+                          struct err *err) {
     struct plan p = {0};
     if (cfg_check(c, "shape", err))
         return NULL;
-    struct model *m = model_new(c, "(random weights)");
+    struct model *m = model_new(c, seed ? "(random weights)" : "(new weights)");
     plan_build(&p, m, NULL, false);
     if (plan_types(&p, o->dtype, err) || reserve(m, &p, err)) {
         model_close(m);
@@ -378,12 +378,22 @@ struct model *model_random(const struct cfg *c, uint64_t seed, const struct mode
         goto out;
     }
     note_fallback(&p, m->path, o->dtype);
-    struct job job = {.p = &p, .arena = m->store->arena, .seed = seed};
-    run_job(&job, o->pool, randomize);
+    struct job job = {.p = &p, .arena = m->store->arena, .seed = seed ? *seed : 0};
+    if (seed)
+        run_job(&job, o->pool, randomize);
     connect(m, &p);
 out:
     plan_free(&p);
     return m;
+}
+
+struct model *model_random(const struct cfg *c, uint64_t seed, const struct model_opts *o,
+                           struct err *err) {
+    return make(c, &seed, o, err);
+}
+
+struct model *model_blank(const struct cfg *c, const struct model_opts *o, struct err *err) {
+    return make(c, NULL, o, err);
 }
 
 static int write_configs(const char *dir, const struct cfg *c, enum dtype type, struct err *err) {

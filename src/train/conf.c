@@ -50,6 +50,9 @@ static const struct key {
     {"beta2", REAL, AT(beta2), 0, 0.999999},
     {"adam_eps", REAL, AT(adam_eps), 1e-20, 1},
     {"seed", INT, AT(seed), 0, 9e18},
+    {"grow_learning_rate", REAL, AT(grow_learning_rate), 0, 10},
+    {"grow_zero_init", BOOL, AT(grow_zero_init), 0, 0},
+    {"grow_moments", BOOL, AT(grow_moments), 0, 0},
     {"mixed_precision", BOOL, AT(mixed_precision), 0, 0},
     {"recompute", BOOL, AT(recompute), 0, 0},
     {"threads", INT, AT(threads), 0, 1024},
@@ -73,6 +76,8 @@ static const struct key {
     {"schedule", OTHER, 0, 0, 0},
     {"freeze", OTHER, 0, 0, 0},
     {"dtype", OTHER, 0, 0, 0},
+    {"grow", OTHER, 0, 0, 0},
+    {"rewarm_at", OTHER, 0, 0, 0},
     {"chat_template", OTHER, 0, 0, 0},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };
@@ -293,6 +298,45 @@ static int take_names(struct conf *c, struct err *err) {
     return 0;
 }
 
+/* -- growth ------------------------------------------------------------------------------------ */
+
+/* "10%" or "2.5%" at s as a share in [0, 1); -1 if it is none. */
+static double take_share(const char *s) {
+    char *end;
+    double v = strtod(s, &end);
+    bool digits = *s && strspn(s, "0123456789.") == (size_t)(end - s);
+    return digits && !strcmp(end, "%") && v >= 0 && v < 100 ? v / 100 : -1;
+}
+
+static int take_growth(struct conf *c, const char *given, struct err *err) {
+    const char *grow = NULL, *rewarm = NULL;
+    if (json_get_str(c->json, c->path, "grow", &grow, err) ||
+        json_get_str(c->json, c->path, "rewarm_at", &rewarm, err))
+        return -1;
+    if (grow && given && strcmp(grow, given) != 0)
+        return err_set(err, E_USAGE, "%s: grow is '%.40s', --grow '%.40s'", c->path, grow, given);
+    if (given && !grow) { /* the checkpoints' run.json then says all that the run was told */
+        json_object_set_new(c->json, "grow", json_string(given));
+        grow = given;
+    }
+    if (grow) {
+        char *end = NULL;
+        c->grow_factor = *grow >= '1' && *grow <= '9' ? strtoll(grow, &end, 10) : 0;
+        c->grow_at = c->grow_factor && *end == '@' ? take_share(end + 1) : -1;
+        if (c->grow_factor < 2 || c->grow_factor > 512 || c->grow_at < 0)
+            return err_set(err, given ? E_USAGE : E_FORMAT,
+                           "%s: grow '%.40s' is not FACTOR@SHARE%%, such as 4@10%%: a factor of at "
+                           "least 2, a share of the steps below 100",
+                           c->path, grow);
+    }
+    if (rewarm && (c->rewarm_at = take_share(rewarm)) <= 0)
+        return err_set(err, E_FORMAT,
+                       "%s: rewarm_at '%.40s' is not a share of the steps between 0 and 100, such "
+                       "as 10%%",
+                       c->path, rewarm);
+    return 0;
+}
+
 /* -- relations --------------------------------------------------------------------------------- */
 
 static int check_shape(const struct conf *c, struct err *err) {
@@ -319,6 +363,27 @@ static int check_shape(const struct conf *c, struct err *err) {
 
 static int clash(const struct conf *c, const char *a, const char *b, struct err *err) {
     return err_set(err, E_FORMAT, "%s: %s and %s exclude each other", c->path, a, b);
+}
+
+static int check_growth(const struct conf *c, struct err *err) {
+    static const char *const needs[] = {"grow_learning_rate", "grow_zero_init", "grow_moments"};
+    for (size_t i = 0; i < sizeof needs / sizeof *needs && !c->grow_factor; i++)
+        if (conf_given(c, needs[i]))
+            return err_set(err, E_FORMAT, "%s: %s is for a run with grow", c->path, needs[i]);
+    if (!c->grow_factor)
+        return 0;
+    static const char *const not [] = {"base", "init_from", "freeze", "rewarm_at"};
+    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
+        if (conf_given(c, not [i]))
+            return clash(c, "grow", not [i], err);
+    if (c->n_layers % c->grow_factor)
+        return err_set(err, E_FORMAT, "%s: grow: n_layers %lld is not a multiple of %lld", c->path,
+                       (long long)c->n_layers, (long long)c->grow_factor);
+    if (c->n_layers / c->grow_factor < 2)
+        return err_set(err, E_FORMAT,
+                       "%s: grow: %lld layers come from a base of one: it must have two or more",
+                       c->path, (long long)c->n_layers);
+    return 0;
 }
 
 static int check_relations(struct conf *c, struct err *err) {
@@ -351,10 +416,16 @@ static int check_relations(struct conf *c, struct err *err) {
     if (c->batch_size * c->max_seq_len > (int64_t)1 << 22)
         return err_set(err, E_FORMAT, "%s: batch_size x max_seq_len is more than %d tokens",
                        c->path, 1 << 22);
-    return c->base ? 0 : check_shape(c, err);
+    if (!c->base && check_shape(c, err))
+        return -1;
+    return check_growth(c, err);
 }
 
 int conf_read(struct conf *c, const char *path, struct err *err) {
+    return conf_read_with(c, path, NULL, err);
+}
+
+int conf_read_with(struct conf *c, const char *path, const char *grow, struct err *err) {
     *c = (struct conf){.path = mem_strdup(path)};
     if (!(c->json = json_file(path, MAX_CONF, err)) || check_names(c, err))
         return -1;
@@ -369,10 +440,12 @@ int conf_read(struct conf *c, const char *path, struct err *err) {
         take_path(c, "cache", &c->cache, err) ||
         take_sources(c, "data", c->train, &c->n_train, err) ||
         take_sources(c, "val_data", c->val, &c->n_val, err) || take_names(c, err) ||
-        take_freeze(c, err))
+        take_freeze(c, err) || take_growth(c, grow, err))
         return -1;
     if (!conf_given(c, "min_lr"))
         c->min_lr = c->schedule == LR_CONSTANT ? c->learning_rate : c->learning_rate / 10;
+    if (!conf_given(c, "grow_learning_rate"))
+        c->grow_learning_rate = c->learning_rate;
     if (!c->max_epochs && !c->max_steps)
         c->max_epochs = 1;
     if (!c->n_kv_heads)

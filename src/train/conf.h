@@ -40,6 +40,14 @@ struct conf {
     int n_freeze;
     int64_t seed;
 
+    /* Growth in the middle of the run; the shape above is the grown model's. */
+    int64_t grow_factor;       /* 0 = none */
+    double grow_at;            /* share of the steps that train the base, [0, 1) */
+    double grow_learning_rate; /* peak of the base's; learning_rate unless given */
+    bool grow_zero_init;       /* repeated blocks begin as the identity */
+    bool grow_moments;         /* AdamW's moments and its count of steps are kept */
+    double rewarm_at;          /* without growth: where the learning rate starts again; 0 = no */
+
     bool mixed_precision, recompute;
     int64_t threads;  /* 0 = one per processor */
     enum dtype dtype; /* of the checkpoints' weights */
@@ -52,6 +60,9 @@ struct conf {
 /* Reads and checks; the first key that is unknown, of a wrong type, out of range or in
  * contradiction to another is E_FORMAT naming file and key. conf_free also after a failure. */
 int conf_read(struct conf *c, const char *path, struct err *err);
+/* The same with the key grow given as an argument (NULL = not), which may not contradict the
+ * file's: E_USAGE. */
+int conf_read_with(struct conf *c, const char *path, const char *grow, struct err *err);
 void conf_free(struct conf *c);
 bool conf_given(const struct conf *c, const char *key);
 

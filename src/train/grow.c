@@ -30,8 +30,7 @@ struct growth {
     void *zeros; /* as large as the largest zeroed tensor */
 };
 
-/* Where the layer number stands in a tensor's name; false if the tensor belongs to no layer. */
-static bool layer_number(const char *name, int *layer, size_t *at, size_t *len) {
+bool grow_layer(const char *name, int *layer, size_t *at, size_t *len) {
     static const char *const mark[] = {"layers.", "h."};
     for (size_t i = 0; i < sizeof mark / sizeof *mark; i++)
         for (const char *p = name; (p = strstr(p, mark[i])); p++) {
@@ -47,8 +46,7 @@ static bool layer_number(const char *name, int *layer, size_t *at, size_t *len) 
     return false;
 }
 
-/* Tensors through which a block adds to the residual stream: zeroed, the block is the identity. */
-static bool is_output(const char *name) {
+bool grow_is_output(const char *name) {
     static const char *const word[] = {
         ".o_proj.",          ".down_proj.",     ".c_proj.", ".attention.dense.",
         ".self_attn.dense.", ".dense_4h_to_h.", ".fc2."};
@@ -92,9 +90,9 @@ static void copy_block(struct growth *g, size_t k) {
         const struct tensor *t = &g->ts.t[i];
         int layer;
         size_t at, len;
-        if (!layer_number(t->name, &layer, &at, &len) || layer != g->map.id[k])
+        if (!grow_layer(t->name, &layer, &at, &len) || layer != g->map.id[k])
             continue;
-        bool zero = repeat && is_output(t->name);
+        bool zero = repeat && grow_is_output(t->name);
         add_tensor(g, t, renumbered(t->name, at, len, k), zero ? g->zeros : t->data);
     }
 }
@@ -106,12 +104,12 @@ static int copy_tensors(struct growth *g, struct err *err) {
     int seen = 0, layer;
     g->grown = mem_array((size_t)g->ts.n * g->map.n, sizeof *g->grown);
     for (int i = 0; i < g->ts.n; i++)
-        if (is_output(g->ts.t[i].name) && g->ts.t[i].bytes > largest)
+        if (grow_is_output(g->ts.t[i].name) && g->ts.t[i].bytes > largest)
             largest = g->ts.t[i].bytes;
     g->zeros = g->o->zero_init ? mem_new(largest) : NULL;
     for (int i = 0; i < g->ts.n; i++) {
         const struct tensor *t = &g->ts.t[i];
-        if (!layer_number(t->name, &layer, &at, &len)) {
+        if (!grow_layer(t->name, &layer, &at, &len)) {
             add_tensor(g, t, mem_strdup(t->name), t->data);
             continue;
         }
@@ -133,6 +131,14 @@ static int write_config(struct growth *g, struct err *err) {
     return json_write(g->out, "config.json", json_incref(g->config), 2, err);
 }
 
+json_t *grow_entry(int from, const struct ids *map, bool zero_init) {
+    json_t *source = json_array();
+    for (size_t i = 0; i < map->n; i++)
+        json_array_append_new(source, json_integer(map->id[i]));
+    return json_pack("{s:i,s:i,s:o,s:b}", "from_layers", from, "to_layers", (int)map->n, "source",
+                     source, "zero_init", zero_init);
+}
+
 /* The base's history and this growth. */
 static int write_history(struct growth *g, struct err *err) {
     char *path = path_join(g->base, "gstack.json");
@@ -140,16 +146,12 @@ static int write_history(struct growth *g, struct err *err) {
     free(path);
     if (!j)
         return -1;
-    json_t *list = json_object_get(j, "history"), *map = json_array();
+    json_t *list = json_object_get(j, "history");
     if (!json_is_array(list)) {
         list = json_array();
         json_object_set_new(j, "history", list);
     }
-    for (size_t i = 0; i < g->map.n; i++)
-        json_array_append_new(map, json_integer(g->map.id[i]));
-    json_array_append_new(list,
-                          json_pack("{s:i,s:i,s:o,s:b}", "from_layers", g->cfg.n_layer, "to_layers",
-                                    (int)g->map.n, "source", map, "zero_init", g->o->zero_init));
+    json_array_append_new(list, grow_entry(g->cfg.n_layer, &g->map, g->o->zero_init));
     return json_write(g->out, "gstack.json", j, 2, err);
 }
 

@@ -2,9 +2,12 @@
 #ifndef TRAIN_GROW_H
 #define TRAIN_GROW_H
 
-#include "base/err.h"
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#include "base/buf.h"
+#include "base/err.h"
 
 struct grow_opts {
     int factor;         /* repeat the whole block sequence so often; 0 = use layers */
@@ -25,5 +28,14 @@ struct grow_report {
  * Nothing is rescaled and no noise added. */
 int grow_dir(const char *base, const struct grow_opts *o, const char *out, struct grow_report *r,
              struct err *err);
+
+/* -- for growth in the middle of a run -- */
+
+/* Where the layer number stands in a tensor's name; false if the tensor belongs to no layer. */
+bool grow_layer(const char *name, int *layer, size_t *at, size_t *len);
+/* Whether a block adds to the residual stream through it: zeroed, the block is the identity. */
+bool grow_is_output(const char *name);
+/* One growth as gstack.json has it: from `from` layers to the sources in map. */
+json_t *grow_entry(int from, const struct ids *map, bool zero_init);
 
 #endif

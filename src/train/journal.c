@@ -15,8 +15,16 @@
 #include "base/mem.h"
 #include "train/loop.h"
 
-/* Keeps the whole lines whose step is at most `step`. */
-static int trim_log(const char *path, int64_t step, struct err *err) {
+/* The line is of before a checkpoint of `step`.  Growth comes after the base's last step, whose
+ * number it has. */
+static bool is_before(const json_t *line, int64_t step, bool grown) {
+    const char *event = json_string_value(json_object_get(line, "event"));
+    int64_t at = json_integer_value(json_object_get(line, "step"));
+    return at < step || (at == step && (grown || !event || strcmp(event, "growth") != 0));
+}
+
+/* Keeps the whole lines from before a checkpoint of `step`. */
+static int trim_log(const char *path, int64_t step, bool grown, struct err *err) {
     struct file f;
     struct out *o = NULL;
     int rc = -1;
@@ -29,7 +37,7 @@ static int trim_log(const char *path, int64_t step, struct err *err) {
     const char *s = f.data ? (const char *)f.data : "", *end = s + f.size;
     for (const char *stop; s < end && (stop = memchr(s, '\n', (size_t)(end - s))); s = stop + 1) {
         json_t *j = json_loadb(s, (size_t)(stop - s), 0, NULL);
-        bool keep = j && json_integer_value(json_object_get(j, "step")) <= step;
+        bool keep = j && is_before(j, step, grown);
         json_decref(j);
         if (keep && out_write(o, s, (size_t)(stop + 1 - s), err))
             goto out;
@@ -44,11 +52,15 @@ out:
 
 int journal_open(struct train *t, struct err *err) {
     char *path = path_join(t->c->out, "log.jsonl");
-    int rc = trim_log(path, t->resumed ? t->s.step : -1, err);
+    int rc = trim_log(path, t->resumed ? t->s.step : -1, t->s.growth.done, err);
     if (!rc && !(t->log = fopen(path, "ae")))
         rc = err_set(err, E_IO, "%s: %s", path, strerror(errno));
     free(path);
     return rc;
+}
+
+json_t *journal_number(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
 }
 
 void journal_add(struct train *t, json_t *line) {

@@ -43,10 +43,6 @@ static bool needs_master(const struct train *t) {
     return t->c->dtype != DT_F32 || t->m->cfg.norm_plus_one;
 }
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 /* -- saving ------------------------------------------------------------------------------------ */
 
 size_t state_save_bytes(const struct cfg *c, enum dtype type) {
@@ -98,6 +94,22 @@ static int write_optimizer(const struct train *t, const char *path, struct err *
     return rc;
 }
 
+/* null where a run does not grow; until it has, its factor alone. */
+static json_t *growth_json(const struct growth_state *g, int factor) {
+    if (!factor)
+        return json_null();
+    json_t *j = json_pack("{s:i, s:b}", "factor", factor, "done", g->done);
+    if (!g->done)
+        return j;
+    json_object_set_new(j, "step", json_integer(g->step));
+    json_object_set_new(j, "tokens", json_integer(g->tokens));
+    json_object_set_new(j, "loss_before", journal_number(g->before));
+    json_object_set_new(j, "loss_after", journal_number(g->after));
+    json_object_set_new(j, "validated", json_boolean(g->validated));
+    json_object_set_new(j, "recovered", json_boolean(g->recovered));
+    return j;
+}
+
 static int write_trainer(const struct train *t, const char *dir, struct err *err) {
     const struct progress_state *s = &t->s;
     char print[24];
@@ -107,18 +119,20 @@ static int write_trainer(const struct train *t, const char *dir, struct err *err
                   (json_int_t)s->step, "updates", (json_int_t)t->adam->step, "tokens",
                   (json_int_t)s->tokens, "flops", s->flops, "skipped", (json_int_t)s->skipped,
                   "skipped_in_a_row", s->skipped_row, "seconds", s->seconds);
-    json_object_set_new(j, "val_loss", real_or_null(s->val_loss));
-    json_object_set_new(j, "best_loss", real_or_null(s->best_loss));
+    json_object_set_new(j, "val_loss", journal_number(s->val_loss));
+    json_object_set_new(j, "best_loss", journal_number(s->best_loss));
     json_object_set_new(j, "best_step", json_integer(s->best_step));
+    json_object_set_new(j, "growth", growth_json(&s->growth, (int)t->c->grow_factor));
     json_object_set_new(j, "data",
                         json_pack("{s:s, s:I, s:I, s:I}", "fingerprint", print, "epoch",
                                   (json_int_t)s->cursor.epoch, "unit", (json_int_t)s->cursor.unit,
                                   "pair", (json_int_t)s->cursor.pair));
+    const struct lr_plan *lr = &t->lr[s->step >= t->turn];
     json_object_set_new(j, "schedule",
-                        json_pack("{s:i, s:f, s:f, s:I, s:I, s:I}", "kind", (int)t->lr.kind, "peak",
-                                  (double)t->lr.peak, "min", (double)t->lr.min, "warmup",
-                                  (json_int_t)t->lr.warmup, "decay", (json_int_t)t->lr.decay,
-                                  "total", (json_int_t)t->lr.total));
+                        json_pack("{s:i, s:f, s:f, s:I, s:I, s:I}", "kind", (int)lr->kind, "peak",
+                                  (double)lr->peak, "min", (double)lr->min, "warmup",
+                                  (json_int_t)lr->warmup, "decay", (json_int_t)lr->decay, "total",
+                                  (json_int_t)lr->total));
     return json_write(dir, "trainer.json", j, 2, err);
 }
 
@@ -178,6 +192,8 @@ static int write_model(const struct train *t, const char *dir, struct err *err) 
         rc = copy_file(t->c->tokenizer, tokenizer_files[i], dir, err);
     if (!rc && t->c->base) /* how the base was grown */
         rc = copy_file(t->c->base, "gstack.json", dir, err);
+    if (!rc && t->s.growth.done)
+        rc = json_write(dir, "gstack.json", growth_history(t), 2, err);
     if (!rc)
         rc = write_weights(t, weights, err);
     free(weights);
@@ -290,10 +306,36 @@ static int load_trainer(struct train *t, const char *path, struct err *err) {
                 path);
         goto out;
     }
+    s.growth = t->s.growth; /* state_peek has read it */
     t->s = s;
     rc = 0;
 out:
     json_decref(j);
+    return rc;
+}
+
+int state_peek(struct train *t, const char *dir, struct err *err) {
+    char *path = path_join(dir, "trainer.json");
+    json_t *j = json_file(path, MAX_STATE, err);
+    const json_t *g = json_object_get(j, "growth");
+    struct growth_state s = {0};
+    int64_t factor = 0;
+    const int64_t most = INT64_MAX;
+    int rc = -1;
+    if (j && !json_get_int(j, path, "step", 0, most, &t->s.step, err) &&
+        !json_get_int(g, path, "factor", 2, 512, &factor, err) &&
+        !json_get_bool(g, path, "done", &s.done, err) &&
+        !json_get_int(g, path, "step", 0, most, &s.step, err) &&
+        !json_get_int(g, path, "tokens", 0, most, &s.tokens, err) &&
+        !get_loss(g, path, "loss_before", &s.before, err) &&
+        !get_loss(g, path, "loss_after", &s.after, err) &&
+        !json_get_bool(g, path, "validated", &s.validated, err) &&
+        !json_get_bool(g, path, "recovered", &s.recovered, err))
+        rc = 0;
+    s.factor = (int)factor;
+    t->s.growth = s;
+    json_decref(j);
+    free(path);
     return rc;
 }
 

@@ -24,24 +24,30 @@
 
 /* -- opening ----------------------------------------------------------------------------------- */
 
-/* The shape that this run trains: of the checkpoint, the base, or RUN.json. */
+/* The shape that this run trains now: of the checkpoint, the base, or RUN.json; and t->target. */
 static int find_cfg(struct train *t, const struct tok *tok, struct cfg *cfg, struct err *err) {
     const struct conf *c = t->c;
     const char *from = t->resumed ? t->resumed : c->base;
     struct model_info info;
-    struct cfg want;
+    struct cfg want = {0};
+    if (!c->base && conf_cfg(c, tok, &want, err))
+        return -1;
+    t->target = *cfg = want;
+    if (c->grow_factor && !t->s.growth.done)
+        cfg->n_layer /= (int)c->grow_factor;
+    want = *cfg;
     if (!from)
-        return conf_cfg(c, tok, cfg, err);
+        return 0;
     if (!file_is_dir(from))
         return err_set(err, E_USAGE, "%s: base '%s' is not a Hugging Face folder", c->path, from);
     if (model_peek(from, &info, err))
         return -1;
     *cfg = info.cfg;
     model_info_free(&info);
-    if (c->base)
+    if (c->base) {
+        t->target = *cfg;
         return conf_agrees(c, cfg, from, err);
-    if (conf_cfg(c, tok, &want, err))
-        return -1;
+    }
     if (want.vocab != cfg->vocab || want.dim != cfg->dim || want.n_layer != cfg->n_layer ||
         want.n_head != cfg->n_head || want.n_kv_head != cfg->n_kv_head || want.ffn != cfg->ffn ||
         want.max_ctx != cfg->max_ctx || want.tied != cfg->tied || want.norm_eps != cfg->norm_eps ||
@@ -51,22 +57,27 @@ static int find_cfg(struct train *t, const struct tok *tok, struct cfg *cfg, str
     return 0;
 }
 
-static double flops_per_token(const struct cfg *c, int len) {
+double train_flops(const struct cfg *c, int len) {
     double q = (double)c->n_head * c->head_dim, kv = (double)c->n_kv_head * c->head_dim;
     double block = c->dim * (2 * q + 2 * kv) + (c->gated ? 3.0 : 2.0) * c->dim * c->ffn;
     double weights = block * c->n_layer + (double)c->vocab * c->dim;
     return 6 * weights + 6 * q * len * c->n_layer; /* attention: half the square, causal */
 }
 
-static int check_memory(struct train *t, const struct cfg *cfg, const struct net_opts *no,
-                        struct err *err) {
+/* Of the model that the run ends with: a base needs less, and is gone before its successor has more
+ * than weights; only moments that are kept outlive it. */
+static int check_memory(struct train *t, const struct cfg *now, struct err *err) {
+    const struct net_opts *no = &t->net_opts;
     struct train_info *in = &t->info;
     const double mb = 1e6;
-    if (net_memory(cfg, no, &in->memory, err))
+    struct net_bytes own;
+    if (net_memory(now, no, &own, err) || net_memory(&t->target, no, &in->memory, err))
         return -1;
     const struct net_bytes *b = &in->memory;
     size_t cells = (size_t)t->accum * (size_t)t->rows * (size_t)t->len * 3 * sizeof(int32_t);
-    in->need = b->total + cells + state_save_bytes(cfg, t->c->dtype);
+    in->need = b->total + cells + state_save_bytes(&t->target, t->c->dtype);
+    if (t->c->grow_moments && now->n_layer < t->target.n_layer)
+        in->need += own.moments;
     in->available = mem_available();
     if (in->available == 0 || in->need <= in->available)
         return 0;
@@ -137,6 +148,7 @@ static int freeze(struct train *t, struct err *err) {
             return err_set(err, E_FORMAT, "%s: freeze '%.80s' is no tensor's name, such as '%s'",
                            t->c->path, t->c->freeze[k], ps->p[0].name);
     }
+    t->info.params = t->info.trained = 0;
     for (int i = 0; i < ps->n; i++) {
         int64_t size = (int64_t)ps->p[i].rows * ps->p[i].cols;
         t->info.params += size;
@@ -147,32 +159,16 @@ static int freeze(struct train *t, struct err *err) {
     return 0;
 }
 
-/* How many steps, and their learning rates. */
-static int plan_steps(struct train *t, struct err *err) {
+int train_equip(struct train *t, struct err *err) {
     const struct conf *c = t->c;
-    int64_t steps = c->max_steps, per = (int64_t)t->rows * t->accum;
-    if (c->max_epochs) {
-        int64_t all = (data_rows(t->data, (int)c->max_epochs) + per - 1) / per;
-        steps = steps && steps < all ? steps : all;
-    }
-    int64_t warmup = c->warmup_steps >= 0 ? c->warmup_steps : steps / 20 < 1000 ? steps / 20 : 1000;
-    if (warmup > steps)
-        return err_set(err, E_FORMAT,
-                       "%s: warmup_steps %lld is more than the %lld steps of the run", c->path,
-                       (long long)warmup, (long long)steps);
-    t->lr = (struct lr_plan){.kind = c->schedule,
-                             .peak = (float)c->learning_rate,
-                             .min = (float)c->min_lr,
-                             .warmup = warmup,
-                             .total = steps};
-    if (c->schedule == LR_WSD_LINEAR || c->schedule == LR_WSD_SQRT) {
-        t->lr.decay = (int64_t)(c->decay_fraction * (double)steps);
-        if (t->lr.decay > steps - warmup)
-            t->lr.decay = steps - warmup;
-    }
-    t->info.steps = steps;
-    t->info.step_tokens = per * t->len;
-    return lr_check(&t->lr, err);
+    const struct adamw_opts ao = {(float)c->beta1, (float)c->beta2, (float)c->adam_eps,
+                                  (float)c->weight_decay};
+    if (!(t->net = net_new(t->m, &t->net_opts, err)) ||
+        !(t->adam = adamw_new(net_params(t->net), &ao, t->pool, err)))
+        return -1;
+    t->info.token_flops = train_flops(&t->m->cfg, t->len);
+    t->info.layers = t->m->cfg.n_layer;
+    return freeze(t, err);
 }
 
 static int find_start(struct train *t, struct err *err) {
@@ -185,7 +181,9 @@ static int find_start(struct train *t, struct err *err) {
         return err_set(err, E_USAGE, "%s: has checkpoints: --resume goes on from the newest", out);
     if (t->o.resume && !(t->resumed = ckpt_newest(out, CKPT_STEP, &e)) && e.code)
         return err_set(err, e.code, "%s", e.msg);
-    return 0;
+    if (t->resumed && state_peek(t, t->resumed, err))
+        return -1;
+    return growth_agrees(t, err);
 }
 
 static int open_all(struct train *t, struct err *err) {
@@ -207,28 +205,23 @@ static int open_all(struct train *t, struct err *err) {
              : cfg.max_ctx < DEFAULT_LEN ? cfg.max_ctx
                                          : DEFAULT_LEN;
     t->pool = pool_new((int)c->threads);
-    const struct net_opts no = {.pool = t->pool,
-                                .type = c->mixed_precision ? DT_BF16 : DT_F32,
-                                .rows = t->rows,
-                                .len = t->len,
-                                .recompute = c->recompute};
+    t->net_opts = (struct net_opts){.pool = t->pool,
+                                    .type = c->mixed_precision ? DT_BF16 : DT_F32,
+                                    .rows = t->rows,
+                                    .len = t->len,
+                                    .recompute = c->recompute};
     enum chat_format chat = c->chat ? c->chat : chat_detect(tok_chat_template(tok));
-    if (check_memory(t, &cfg, &no, err) || open_data(t, tok, chat, err) || open_model(t, &cfg, err))
+    if (check_memory(t, &cfg, err) || open_data(t, tok, chat, err) || open_model(t, &cfg, err))
         goto fail;
     t->m->tok = tok; /* the model's from here on */
     t->m->chat = chat;
-    const struct adamw_opts ao = {(float)c->beta1, (float)c->beta2, (float)c->adam_eps,
-                                  (float)c->weight_decay};
-    if (!(t->net = net_new(t->m, &no, err)) ||
-        !(t->adam = adamw_new(net_params(t->net), &ao, t->pool, err)))
-        return -1;
     size_t cells = (size_t)t->accum * (size_t)t->rows * (size_t)t->len;
     t->ids = mem_array(cells, sizeof *t->ids);
     t->targets = mem_array(cells, sizeof *t->targets);
     t->start = mem_array(cells, sizeof *t->start);
-    t->info.token_flops = flops_per_token(&cfg, t->len);
     t->info.resumed = t->resumed;
-    if (freeze(t, err) || plan_steps(t, err) || (t->resumed && state_load(t, t->resumed, err)))
+    if (train_equip(t, err) || growth_plan(t, err) ||
+        (t->resumed && state_load(t, t->resumed, err)))
         return -1;
     return journal_open(t, err);
 fail:
@@ -279,7 +272,7 @@ int64_t train_steps_done(const struct train *t) {
 
 /* -- a step ------------------------------------------------------------------------------------ */
 
-static struct net_batch part_of_step(const struct train *t, int i) {
+struct net_batch train_part(const struct train *t, int i) {
     size_t at = (size_t)i * (size_t)t->rows * (size_t)t->len;
     return (struct net_batch){.rows = t->rows,
                               .len = t->len,
@@ -290,6 +283,9 @@ static struct net_batch part_of_step(const struct train *t, int i) {
 
 int train_step(struct train *t, struct train_step *s, struct err *err) {
     struct progress_state *p = &t->s;
+    bool grown = growth_due(t);
+    if (grown && growth_do(t, err))
+        return -1;
     const struct data_cursor from = p->cursor;
     struct net_loss sum = {0};
     int64_t began = clock_us(), cells = t->info.step_tokens, n = 0;
@@ -299,13 +295,14 @@ int train_step(struct train *t, struct train_step *s, struct err *err) {
         n += t->targets[i] >= 0;
     net_zero_grad(t->net);
     for (int i = 0; i < t->accum && n; i++) {
-        const struct net_batch b = part_of_step(t, i);
+        const struct net_batch b = train_part(t, i);
         struct net_loss loss;
         if (net_grad(t->net, &b, 1.0f / (float)n, &loss, err))
             return -1;
         sum.sum += loss.sum;
     }
-    *s = (struct train_step){.loss = n ? sum.sum / (double)n : 0, .lr = lr_at(&t->lr, p->step)};
+    *s = (struct train_step){
+        .loss = n ? sum.sum / (double)n : 0, .lr = growth_lr(t, p->step), .grown = grown};
     s->norm = n ? adamw_norm(t->adam) : 0;
     s->skipped = !isfinite(s->loss) || !isfinite(s->norm);
     if (!s->skipped && n)
@@ -317,7 +314,8 @@ int train_step(struct train *t, struct train_step *s, struct err *err) {
     s->seconds = (double)(clock_us() - began) / 1e6;
     p->seconds += s->seconds;
     p->tokens += cells;
-    p->flops += t->info.token_flops * (double)cells;
+    s->step_flops = t->info.token_flops * (double)cells;
+    p->flops += s->step_flops;
     s->step = ++p->step;
     s->tokens = p->tokens;
     s->flops = p->flops;
@@ -329,7 +327,7 @@ int train_eval(struct train *t, double *loss, struct err *err) {
     struct net_loss sum = {0};
     const struct data_batch b = {t->rows, t->ids, t->targets, t->start};
     for (int64_t i = 0; i < t->c->eval_batches && data_val(t->data, &c, &b) > 0; i++) {
-        const struct net_batch part = part_of_step(t, 0);
+        const struct net_batch part = train_part(t, 0);
         struct net_loss one;
         if (net_eval(t->net, &part, &one, err))
             return -1;
@@ -358,16 +356,12 @@ __attribute__((format(printf, 2, 3))) static void note(const struct loop *l, con
         l->w->note(l->w->arg, line);
 }
 
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void log_step(struct train *t, const struct train_step *s) {
     json_t *j = json_pack("{s:I, s:I, s:f, s:f, s:f}", "step", (json_int_t)s->step, "tokens",
                           (json_int_t)s->tokens, "flops", s->flops, "lr", (double)s->lr, "seconds",
                           s->seconds);
-    json_object_set_new(j, "loss", number(s->loss));
-    json_object_set_new(j, "grad_norm", number(s->norm));
+    json_object_set_new(j, "loss", journal_number(s->loss));
+    json_object_set_new(j, "grad_norm", journal_number(s->norm));
     if (s->skipped)
         json_object_set_new(j, "skipped", json_true());
     journal_add(t, j);
@@ -382,11 +376,15 @@ static int evaluate(const struct loop *l) {
     t->s.val_loss = loss;
     json_t *j = json_pack("{s:I, s:I, s:f}", "step", (json_int_t)t->s.step, "tokens",
                           (json_int_t)t->s.tokens, "flops", t->s.flops);
-    json_object_set_new(j, "val_loss", number(loss));
+    json_object_set_new(j, "val_loss", journal_number(loss));
     journal_add(t, j);
+    bool recovered = growth_recovers(t, loss);
     bool best = isfinite(loss) && !(loss >= t->s.best_loss);
     note(l, "step %lld: validation loss %.4f%s", (long long)t->s.step, loss,
          best ? ", the best so far" : "");
+    if (recovered)
+        note(l, "step %lld: the loss is below that before growth, %.4f", (long long)t->s.step,
+             t->s.growth.before);
     if (!best)
         return 0;
     t->s.best_loss = loss;
@@ -447,6 +445,10 @@ static int after_step(const struct loop *l, const struct train_step *s, bool *st
     struct train *t = l->t;
     const struct conf *c = t->c;
     bool last = s->step >= t->info.steps;
+    if (s->grown)
+        note(l, "step %lld: grew from %d to %d layers: loss %.4f -> %.4f", (long long)s->step - 1,
+             t->target.n_layer / t->s.growth.factor, t->target.n_layer, t->s.growth.before,
+             t->s.growth.after);
     log_step(t, s);
     if (l->w->step)
         l->w->step(l->w->arg, s, t->s.val_loss);
@@ -475,6 +477,9 @@ int train_run(struct train *t, const struct train_watch *w, struct err *err) {
             return -1;
     if (t->s.step < t->info.steps)
         return 0;
+    const struct growth_state *g = &t->s.growth;
+    if (g->done && g->validated && !g->recovered)
+        note(&l, "warning: validation loss has not come below that before growth, %.4f", g->before);
     if (journal_chart(t->c->out, &drawn, &e))
         note(&l, "no loss curve: %s", e.msg);
     else if (!drawn)

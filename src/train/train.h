@@ -22,13 +22,16 @@ struct train *train_open(const struct conf *c, const struct train_opts *o, struc
 void train_close(struct train *t);
 
 struct train_info {
-    int64_t params, trained; /* weights; those that are not frozen */
+    int64_t params, trained; /* weights now; those that are not frozen */
     size_t need, available;  /* bytes of memory: all that will be allocated, what there was */
-    struct net_bytes memory; /* the parts of it */
+    struct net_bytes memory; /* the parts of it, of the grown model */
     struct data_stats data;
     int64_t step_tokens, steps; /* ids in a step; steps of the whole run */
     double token_flops;         /* of a step, per id: forward and backward */
     const char *resumed;        /* the checkpoint's folder, NULL = from the start; borrowed */
+    double run_flops;           /* of the whole run, a base's included */
+    int layers, final_layers;   /* now; when the run ends */
+    int64_t turn; /* steps before growth, or before the learning rate starts again; 0 = neither */
 };
 struct train_info train_info(const struct train *t);
 
@@ -37,10 +40,12 @@ struct train_step {
     int64_t step;      /* steps done, this one included */
     double loss, norm; /* mean over the targets; L2 of the gradients before clipping */
     float lr;
-    int64_t tokens; /* ids since the start of the run */
-    double flops;   /* the same */
-    double seconds; /* of this step */
-    bool skipped;   /* loss or gradient not finite: nothing was changed but the position */
+    int64_t tokens;    /* ids since the start of the run */
+    double flops;      /* the same */
+    double seconds;    /* of this step */
+    bool skipped;      /* loss or gradient not finite: nothing was changed but the position */
+    double step_flops; /* of this step alone */
+    bool grown; /* the model grew before this step: weights, optimiser and train_info are new */
 };
 int train_step(struct train *t, struct train_step *s, struct err *err);
 
@@ -54,7 +59,7 @@ int train_best(struct train *t, struct err *err);
 /* What the model says after conf.sample_prompt; appended to out. */
 int train_sample(struct train *t, struct buf *out, struct err *err);
 
-struct net *train_net(struct train *t);
+struct net *train_net(struct train *t); /* borrowed until the model grows, or train_close */
 int64_t train_steps_done(const struct train *t);
 
 /* What train_run tells while it goes; each may be NULL. */

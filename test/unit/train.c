@@ -341,6 +341,82 @@ static void only_one_trainer_works_in_a_folder(void **state) {
     run(path, false, &v);
 }
 
+/* -- growth ------------------------------------------------------------------------------------ */
+
+#define DEEP                                                                                       \
+    "\"dim\": 32, \"n_layers\": 8, \"n_heads\": 4, \"n_kv_heads\": 2, \"hidden_dim\": 64, "        \
+    "\"max_seq_len\": 32, \"batch_size\": 2, \"learning_rate\": 0.01, \"tokenizer\": \"tok\", "    \
+    "\"threads\": 2, " TEXT
+
+static void die_at_18(struct train *t, int step) {
+    (void)t;
+    if (step == 18)
+        _exit(9);
+}
+
+/* The events of a log, their seconds left out. */
+static void read_events(const char *out, struct buf *b) {
+    struct buf log = {0};
+    struct err e = {0};
+    assert_ok(file_read(in_dir(out, "log.jsonl"), 1 << 26, &log, &e), e);
+    buf_str(&log);
+    for (char *s = strtok(log.data, "\n"); s; s = strtok(NULL, "\n")) {
+        json_t *j = json_loads(s, 0, NULL);
+        json_object_del(j, "seconds");
+        char *text = json_dumps(j, JSON_COMPACT);
+        if (json_object_get(j, "event"))
+            buf_printf(b, "%s\n", text);
+        free(text);
+        json_decref(j);
+    }
+    buf_free(&log);
+}
+
+static void interrupted_around_growth_it_resumes_to_the_same_run(void **state) {
+    (void)state;
+    static const char *const kind[] = {
+        DEEP "\"max_steps\": 60, \"grow\": \"4@25%\", \"eval_every\": 5, "
+             "\"save_checkpoint_every\": 13, ",
+        DEEP "\"max_steps\": 40, \"grow\": \"2@37.5%\", \"grow_moments\": true, "
+             "\"grow_learning_rate\": 0.02, \"dtype\": \"bf16\", \"schedule\": \"wsd\", "
+             "\"eval_every\": 5, \"save_checkpoint_every\": 13, ",
+    };
+    for (int k = 0; k < 2; k++) {
+        struct seen whole = {.stop_at = -1}, part = {0};
+        struct buf x = {0}, y = {0};
+        char a[16], b[16];
+        int status;
+        snprintf(a, sizeof a, "grown%d", k);
+        snprintf(b, sizeof b, "regrown%d", k);
+        run(conf_file(a, kind[k]), false, &whole);
+        const char *path = conf_file(b, kind[k]);
+        pid_t pid = fork();
+        if (pid == 0) { /* dies when it has grown, and the newest checkpoint is the base's */
+            static struct seen v = {.stop_at = -1, .at_step = die_at_18};
+            struct err e = {0};
+            _exit(try_run(path, false, &v, &e) ? 1 : 0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+        assert_false(file_exists(in_dir(b, "step-00000013/gstack.json")));
+        for (int at = 14; at < 100; at += at < 17 ? 1 : at / 2) {
+            part.stop_at = at;
+            part.stop = 0;
+            run(path, true, &part);
+        }
+        for (int i = 14; i <= whole.n; i++) /* steps 14 and 15 are the base's */
+            if (whole.loss[i] != part.loss[i])
+                fail_msg("kind %d: step %d: %.9g, not %.9g", k, i, part.loss[i], whole.loss[i]);
+        assert_same_run(a, b);
+        read_events(a, &x);
+        read_events(b, &y);
+        assert_string_equal(buf_str(&x), buf_str(&y));
+        assert_non_null(strstr(x.data, "\"event\":\"growth\",\"step\":15,\"tokens\":960,"));
+        buf_free(&x);
+        buf_free(&y);
+    }
+}
+
 /* -- trouble ----------------------------------------------------------------------------------- */
 
 static float kept;
@@ -656,6 +732,7 @@ int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, make_dir, remove_dir)
     const struct CMUnitTest tests[] = {
         T(a_resumed_run_equals_one_that_was_never_stopped),
+        T(interrupted_around_growth_it_resumes_to_the_same_run),
         T(killed_at_any_moment_it_resumes_to_the_same_run),
         T(threads_and_evaluations_change_no_bit),
         T(accumulated_batches_are_one_batch),
