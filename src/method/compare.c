@@ -113,10 +113,10 @@ enum verdict compare_verdict(const struct estimate *arm, const struct estimate *
 
 const char *verdict_text(enum verdict v) {
     static const char *const text[] = {
-        [VERDICT_NONE] = "no verdict",
-        [VERDICT_HOLDS] = "lower: the claim holds",
-        [VERDICT_NO_EFFECT] = "no effect",
-        [VERDICT_WORSE] = "higher: the claim fails",
+        [VERDICT_NONE] = "no verdict: one seed, or a run that diverged",
+        [VERDICT_HOLDS] = "lower, the interval excludes 0",
+        [VERDICT_NO_EFFECT] = "no effect: 0 is in the interval",
+        [VERDICT_WORSE] = "higher, the interval excludes 0",
         [VERDICT_MOOT] = "lower, but moot: the small model wins",
     };
     return text[v];
@@ -125,7 +125,8 @@ const char *verdict_text(enum verdict v) {
 /* -- equal FLOPs ------------------------------------------------------------------------------- */
 
 int64_t length_small(double share, int64_t steps) {
-    return (int64_t)(share * (double)steps);
+    int64_t n = llround(share * (double)steps);
+    return n < 1 && share > 0 ? 1 : n;
 }
 
 struct length length_for(double budget, double share, double small, double full) {

@@ -57,7 +57,8 @@ struct length {
     int64_t steps, small; /* all; those of the small model */
     double flops;         /* of all */
 };
-/* How many of `steps` come before the growth at `share`. */
+/* How many of `steps` come before a growth at `share`, as the trainer counts: the nearest, at least
+ * one unless the share is 0. */
 int64_t length_small(double share, int64_t steps);
 /* The length that comes nearest to `budget` when a step costs `small` before and `full` after. */
 struct length length_for(double budget, double share, double small, double full);

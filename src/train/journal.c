@@ -3,16 +3,14 @@
  *
  * After a resume the log has each step once: lines behind the checkpoint are dropped. */
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/plot.h"
 #include "train/loop.h"
 
 /* The line is of before a checkpoint of `step`.  Growth comes after the base's last step, whose
@@ -144,29 +142,11 @@ static int write_csv(const char *log, const char *csv, struct err *err) {
     return rc;
 }
 
-/* Runs gnuplot in the folder; its messages are dropped. */
-static bool draw(const char *dir) {
-    int status;
-    pid_t pid = fork();
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        if (null < 0 || chdir(dir) != 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 ||
-            dup2(null, 2) < 0)
-            _exit(127);
-        execlp("gnuplot", "gnuplot", "loss.gp", (char *)NULL);
-        _exit(127);
-    }
-    while (pid > 0 && waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return false;
-    return pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 int journal_chart(const char *out, bool *made, struct err *err) {
     char *log = path_join(out, "log.jsonl"), *csv = path_join(out, "loss.csv");
     char *gp = path_join(out, "loss.gp");
     int rc = write_csv(log, csv, err) || file_write(gp, script, strlen(script), err) ? -1 : 0;
-    *made = !rc && draw(out);
+    *made = !rc && plot_run(out, "loss.gp");
     free(log);
     free(csv);
     free(gp);
