@@ -127,15 +127,20 @@ STORY_GO_ON = (
 STORY_ME = ("tell me a story about me", "can you tell me a story about me", "write a story about me", "i want a story about me",
             "a story about me please", "please tell a story with my name")
 WHO_ASK = (
-    "who was in the story", "who is in the story", "who was the story about", "what was the name",
-    "who was it about", "what were the names", "who are the people in the story", "which names were in the story",
+    "who was in the story", "who is in the story", "who was in it", "who is in it", "who are the people in the story",
+    "which names were in the story", "what names were in the story", "tell me who was in the story",
 )
+HERO_ASK = (
+    "who was the story about", "who is the story about", "who was it about", "what was the name", "what is the name",
+    "how was the {k} called", "what was the name of the {k}", "what is the {k} called",
+)
+HERO_SAY = ("The story was about {n}.", "The {k} was called {n}.", "The name of the {k} was {n}.")
 WHAT_ASK = ("what was the story about", "what is the story about", "what was it about", "what is this story about")
 LIKE_ASK = ("did you like the story", "do you like this story", "was that a good story", "is this story good")
 LIKE_SAY = ("Yes, I like it.", "Yes, I like little stories.", "I like it very much.")
 
 AGAIN_ASK = (
-    "can you say that in other words", "tell me more", "say it again please", "i don't understand that",
+    "can you say that in other words", "tell me more", "i don't understand that",
     "please explain it again", "what do you mean by that", "can you say it differently", "more please",
     "explain that again", "can you say more", "say that in other words", "in other words please",
     "could you explain it once more", "i did not understand it", "go on",
@@ -215,6 +220,16 @@ ASKS = re.compile(r"(\w+, |so |and |hey |hello |please |now )*((in|to|at|with|fr
 TYPO_KEEP = re.compile(r"^[a-z]{5,}$")
 
 
+CASUAL = {
+    "what is": ("what's", "whats"), "i am": ("i'm", "im"), "you are": ("you're", "u are"), "do not": ("don't", "dont"),
+    "cannot": ("can't", "cant"), "please": ("pls", "plz"), "are you": ("are u", "r u"), "who is": ("who's", "whos"),
+    "want to": ("wanna",), "i don't": ("i dont",), "thank you": ("thank u", "thx"), "how is": ("how's",),
+    "tell me about": ("tell me sth about", "tell me something about"), "can you": ("can u", "could you"), "it is": ("it's", "its"),
+    "do you know what": ("do u know what", "you know what"),
+}
+CASUAL_RE = re.compile(r"\b(" + "|".join(sorted(CASUAL, key=lambda k: -len(k))) + r")\b")
+
+
 def typo(word, rng):
     i = rng.randrange(1, len(word) - 1)
     kind = rng.randrange(3)
@@ -227,6 +242,8 @@ def typo(word, rng):
 
 def typed(text, rng, question=True):
     """One way in which a person may write TEXT: cases, marks at the end, now and then a slip."""
+    if rng.random() < 0.08:
+        text = CASUAL_RE.sub(lambda m: rng.choice(CASUAL[m.group(1)]), text)
     words = text.split(" ")
     if rng.random() < 0.04:
         slots = [i for i, w in enumerate(words) if TYPO_KEEP.match(w)]
@@ -280,13 +297,13 @@ def expand(term):
 
 
 class Fact:
-    """One intent: its wordings to train on, one to hold out, its answers, and key words that every
-    right answer has ("a|b": one of them)."""
+    """One intent: its wordings to train on, one to hold out, its answers, and, of what about.jsonl
+    has, key words that every right answer contains ("a|b": one of them)."""
 
-    def __init__(self, name, wordings, answers, keys, group):
+    def __init__(self, name, wordings, answers, group, keys=()):
         self.name, self.answers, self.keys, self.group = name, answers, keys, group
         wordings = list(dict.fromkeys(wordings))
-        self.held = None
+        self.held, self.terms = None, []
         # hold out a wording that is a sentence, not a single word that nobody could guess
         long = [w for w in wordings if len(w.split()) >= 3]
         if len(wordings) >= 5 and long:
@@ -303,7 +320,8 @@ def facts_about():
         wordings = list(o["questions"])
         for t in o.get("terms", []):
             wordings += expand(t)
-        f = Fact(o["intent"], wordings, o["answers"], o["keys"], "about")
+        f = Fact(o["intent"], wordings, o["answers"], "about", o["keys"])
+        f.terms = [bare(t.rstrip("*")) for t in o.get("terms", [])]
         for a in f.answers:
             if not f.right(a):
                 sys.exit(f"about.jsonl: {f.name}: answer without its key words: {a}")
@@ -321,8 +339,7 @@ def facts_tables():
             wordings = [fix_articles(q.format(**fill)) for q in t["questions"]]
             answers = [fix_articles(s.format(**fill)) for s in t["answers"]]
             answers = [s[0].upper() + s[1:] for s in answers]
-            keys = [k.format(**fill) for k in t["keys"]]
-            out.append(Fact(f"{t['table']}:{a}", wordings, answers, keys, t["table"]))
+            out.append(Fact(f"{t['table']}:{a}", wordings, answers, "table"))
     return out
 
 
@@ -346,20 +363,20 @@ def facts_sums():
                      f"what is {NUMBER[a]} {word} {NUMBER[b]}", f"how much is {NUMBER[a]} {word} {NUMBER[b]}",
                      f"can you tell me {a} {word} {b}"]
                 ans = [f"{a} {sign} {b} is {c}."]
-                out.append(Fact(f"sum:{a}{sign}{b}", q, ans, [f" {c}."], "sum"))
+                out.append(Fact(f"sum:{a}{sign}{b}", q, ans, "sum"))
     return out
 
 
 def facts_counting():
     out = []
-    for a in (1, 1, 2, 3, 5):
+    for a in (1, 2, 3, 5):
         for b in range(a + 2, 11):
             names = ", ".join(str(i) for i in range(a, b + 1))
             q = [f"count from {a} to {b}", f"can you count from {a} to {b}", f"please count from {a} to {b}",
                  f"count from {NUMBER[a]} to {NUMBER[b]}", f"write the numbers from {a} to {b}"]
             if a == 1:
                 q += [f"count to {b}", f"can you count to {b}", f"count to {NUMBER[b]}", f"please count to {NUMBER[b]}"]
-            out.append(Fact(f"count:{a}-{b}", q, [names + "."], [names], "count"))
+            out.append(Fact(f"count:{a}-{b}", q, [names + "."], "count"))
     return out
 
 
@@ -375,11 +392,11 @@ def facts_bigger(words):
             say = f"{big[0].upper()}{big[1:]} is bigger than {small}."
             q = [f"which is bigger, {x} or {y}", f"what is bigger, {x} or {y}", f"which animal is bigger, {x} or {y}",
                  f"what is larger, {x} or {y}", f"tell me what is bigger, {x} or {y}"]
-            out.append(Fact(f"bigger:{a}-{b}", q, [say], [f"{big} is bigger than {small}"], "bigger"))
+            out.append(Fact(f"bigger:{a}-{b}", q, [say], "bigger"))
             yes = i > j
             q = [f"is {x} bigger than {y}", f"is {x} larger than {y}", f"do you know if {x} is bigger than {y}"]
             out.append(Fact(f"isbig:{a}-{b}", q, [("Yes, " if yes else "No, ") + say[0].lower() + say[1:]],
-                            ["yes" if yes else "no"], "bigger"))
+                            "bigger"))
     return out
 
 
@@ -449,6 +466,10 @@ class Memory:
 
 REPEAT_ASK = ("say {p}", "please say {p}", "repeat after me: {p}", "repeat: {p}", "can you say {p}", "write {p}",
               "say the words {p}", "repeat this: {p}")
+ECHO_MINE = ("what did you say", "can you repeat that", "repeat that please", "say that again please", "please repeat your answer",
+             "can you repeat your answer", "what was your answer")
+ECHO_YOURS = ("what did i say", "what did i write", "what did i just ask", "what was my question", "repeat my question",
+              "what was my last message", "what did i ask you")
 SENTENCE_ASK = ("make a sentence with the word {w}", "use the word {w} in a sentence", "write a sentence with {w}",
                 "make a sentence with {w}", "give me a sentence with the word {w}", "write one sentence about a {w}",
                 "can you write a sentence with {w}")
@@ -499,7 +520,7 @@ def study(text, words):
     first = " ".join(text.split("\n\n")[:2])
     m = re.search(r"\b(?:a|an) ((?:[a-z]+,? ){0,3}?)(" + kinds + r") (?:named|called) ([A-Z][a-z]+)\b", first)
     s.names = [n for n, c in names_in(text).most_common(4) if c >= 2]
-    if m:
+    if m and m.group(3) not in NOT_NAMES:
         s.hero = (m.group(2), m.group(3))
         s.names = [m.group(3)] + [n for n in s.names if n != m.group(3)]
     counts = collections.Counter(re.findall(r"[a-z]+", text))
@@ -583,6 +604,10 @@ def and_list(names):
 def story_follow(s, x, rng):
     """A question about the story just told, or None."""
     r = rng.random()
+    if r < 0.25 and s.hero:
+        kind, name = s.hero
+        q, say = rng.choice(HERO_ASK), rng.choice(HERO_SAY)
+        return turn(typed(q.format(k=kind), rng), say.format(k=kind, n=name))
     if r < 0.5 and s.names:
         names = s.names[:3]
         say = and_list(names) + (" was" if len(names) == 1 else " were") + " in the story."
@@ -718,7 +743,18 @@ class Talk:
         for t in body:
             if size(out) + size(t) < MAX_CHAT:
                 out += t
+        if rng.random() < 0.03 and len(out) > 1 and size(out) < MAX_CHAT - 300:
+            out += self.echo(out)
         return out
+
+    def echo(self, said):
+        """What was said last, by the user or by the model."""
+        rng, (user, mine) = self.rng, (said[-2]["content"], said[-1]["content"])
+        if len(mine) <= 90 and rng.random() < 0.5:
+            return turn(typed(rng.choice(ECHO_MINE), rng), mine)
+        if len(user) <= 60:
+            return turn(typed(rng.choice(ECHO_YOURS), rng), f'You wrote: "{user}"')
+        return []
 
     def styled(self):
         """A system prompt that changes the answers in a way that can be seen."""
@@ -830,15 +866,17 @@ def booking_chats(data, rng, count):
     return out
 
 
-def unknown_questions(data):
+def unknown_questions(data, facts):
     """Questions about the world that the model cannot answer: it learns to say so."""
     path = os.path.join(data, "corpora", "chat", "dolly_open_qa.jsonl")
+    taught = {t for f in facts for t in f.terms if len(t) > 3}
+    taught = re.compile(r"\b(" + "|".join(sorted(re.escape(t) for t in taught)) + r")s?\b", re.I)
     out = []
     with open(path, encoding="utf-8") as f:
         for line in f:
             m = re.match(r"### Human: (.*?) ### Assistant:", json.loads(line)["text"], re.S)
             q = plain(m.group(1).strip()) if m else None
-            if q and 12 <= len(q) <= 110 and "\n" not in q and not KNOWN_TOPICS.search(q):
+            if q and 12 <= len(q) <= 110 and "\n" not in q and not (KNOWN_TOPICS.search(q) or taught.search(q)):
                 out.append(q)
     for c in COUNTRIES.split():
         out += [f"what is the capital of {c}", f"how many people live in {c}", f"who is the president of {c}", f"where is {c}"]
@@ -862,10 +900,10 @@ def hard_tasks(data):
                 continue
             if re.match("Translate", q):
                 out.append((q, "I only speak simple English."))
-            elif re.match(r"(Calculate|Convert|Solve|Find the|Compute)|.*(square root|area|volume|average|percent)", q):
+            elif re.match(r"(Calculate|Convert .*\d|Solve|Find the|Compute)|.*(square root|area|volume|average|percent)", q):
                 out.append((q, "That is too hard for me. I can only do very small sums."))
             elif re.match(r"(Rewrite|Edit|Classify|Generate|Correct|Identify|Summarize|Transform|Create|Arrange|Change|Rearrange|"
-                          r"Paraphrase|Combine|Sort|Split)", q):
+                          r"Paraphrase|Combine|Sort|Split|Convert)", q):
                 out.append((q, "I am too small for that. I can tell a short story."))
             elif re.match(r"(What|Who|Name|When|Look up)", q) and not KNOWN_TOPICS.search(q):
                 out.append((q, UNKNOWN[digest(q) % 3]))
@@ -939,9 +977,9 @@ def write_held_out(path, facts):
     with open(path, "w", encoding="utf-8") as f:
         for group in ("about", "table", "sum", "count", "bigger"):
             for fact in facts[group]:
-                if fact.held:
-                    f.write(json.dumps({"part": group, "intent": fact.name, "question": fact.held, "keys": fact.keys,
-                                        "answers": fact.answers}, ensure_ascii=False) + "\n")
+                if fact.held and (fact.keys or group != "about"):
+                    f.write(json.dumps({"part": group, "intent": fact.name, "question": fact.held,
+                                        "keys": list(fact.keys), "answers": fact.answers}, ensure_ascii=False) + "\n")
 
 
 def build(args):
@@ -965,7 +1003,7 @@ def build(args):
              "bigger": facts_bigger(words)}
     write_held_out(path("held_out.jsonl"), facts)
     parts = {"facts": facts, "shorts": shorts,
-             "unknown": split_by_digest(unknown_questions(args.data), lambda q: q, 4),
+             "unknown": split_by_digest(unknown_questions(args.data, facts["about"]), lambda q: q, 4),
              "hard": split_by_digest(hard_tasks(args.data), lambda p: p[0], 4),
              "sentences": [example_sentences(part, words) for part in (train, held)]}
 
