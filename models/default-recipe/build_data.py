@@ -623,9 +623,9 @@ def story_follow(s, x, rng):
 
 def story_system(rng):
     r = rng.random()
-    if r < 0.35:
+    if r < 0.6:
         return []
-    return [{"role": "system", "content": rng.choice(STORY_SYSTEM if r < 0.5 else SYSTEM)}]
+    return [{"role": "system", "content": rng.choice(STORY_SYSTEM if r < 0.7 else SYSTEM)}]
 
 
 def story_chat(s, shorts, rng, words):
@@ -724,7 +724,7 @@ class Talk:
         if r < 0.16:
             return self.styled()
         n = rng.choices((1, 2, 3, 4, 5), (42, 24, 16, 10, 8))[0]
-        out = [] if rng.random() < 0.4 else [{"role": "system", "content": rng.choice(SYSTEM)}]
+        out = [] if rng.random() < 0.6 else [{"role": "system", "content": rng.choice(SYSTEM)}]
         body = [self.plain_turns() for _ in range(n)]
         if not self.val and n > 1:  # a chat begins and ends as chats do
             if rng.random() < 0.3:
