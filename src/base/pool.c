@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #define SPIN 20000 /* about 100 us: longer than the gap between two parallel regions of a step */
@@ -26,6 +27,7 @@ struct pool {
     atomic_uint *taken; /* by share: the generation in which it was last begun */
     void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
     void *arg;
+    int64_t *waited; /* the caller's; NULL = nobody asks */
 };
 
 struct worker {
@@ -142,6 +144,17 @@ int pool_size(const struct pool *p) {
     return p->n;
 }
 
+static void await_others(struct pool *p) {
+    for (int i = 0; i < p->spin; i++) {
+        if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
+            return;
+        relax();
+    }
+    int left;
+    while ((left = atomic_load(&p->pending)) != 0)
+        futex(&p->pending, FUTEX_WAIT, (unsigned)left);
+}
+
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     if (p->n == 1) {
         fn(arg, 0, 1);
@@ -155,14 +168,14 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     if (atomic_load(&p->sleepers) > 0)
         futex(&p->generation, FUTEX_WAKE, (unsigned)p->n);
     compute(p, 0, now);
-    for (int i = 0; i < p->spin; i++) {
-        if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
-            return;
-        relax();
-    }
-    int left;
-    while ((left = atomic_load(&p->pending)) != 0)
-        futex(&p->pending, FUTEX_WAIT, (unsigned)left);
+    int64_t since = p->waited ? clock_ns() : 0;
+    await_others(p);
+    if (p->waited)
+        *p->waited += clock_ns() - since;
+}
+
+void pool_watch(struct pool *p, int64_t *waited) {
+    p->waited = waited;
 }
 
 void pool_split(int total, int unit, int id, int n, int *lo, int *hi) {

@@ -4,6 +4,8 @@
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 
+#include <stdint.h>
+
 struct pool;
 
 /* n_threads >= 1, the caller included; 0 = one per processor we may use.  Owned by the caller. */
@@ -14,6 +16,10 @@ int pool_size(const struct pool *p);
 /* Runs fn(arg, id, n) once for each share id = 0..n-1, no two of the same id at a time, and returns
  * when all are done.  The caller takes part.  Not reentrant.  Allocates nothing. */
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg);
+
+/* From now on each pool_run adds to *waited the nanoseconds that its caller, out of shares to take,
+ * waited for the other threads; NULL = no more.  Borrowed until then. */
+void pool_watch(struct pool *p, int64_t *waited);
 
 /* The half-open range [*lo, *hi) of `total` items for thread id of n, in multiples of `unit`
  * (the last may be shorter). */

@@ -416,6 +416,8 @@ int cmd_bench(int argc, char **argv) {
     bool tokenize = argc > 1 && strcmp(argv[1], "tokenize") == 0;
     if (argc > 1 && strcmp(argv[1], "gstack") == 0)
         return cmd_bench_gstack(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "profile") == 0)
+        return cmd_bench_profile(argc - 1, argv + 1);
     const struct opt speed_table[] = {
         {"shape", 0, NULL, OPT_STR, &b.shapes, .arg = "LIST",
          .help = "random models: tiny, 168m, llama-1b, gpt2, qwen-0.5b (default 168m)"},

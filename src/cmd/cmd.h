@@ -27,6 +27,7 @@ int cmd_grow(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 int cmd_vocab(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_bench_profile(int argc, char **argv); /* of `bench profile` */
 int cmd_doctor(int argc, char **argv);
 
 /* -- option blocks ----------------------------------------------------------------------------- */

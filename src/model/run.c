@@ -13,11 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "model/rope.h"
 #include "num/kern.h"
 #include "num/linear.h"
-#include "num/quant.h"
+#include "num/panel.h"
 
 struct run {
     const struct model *m; /* borrowed */
@@ -36,6 +37,9 @@ struct run {
     int *slot, *pos;  /* (T) whose token this is, and where             */
     void *arena;      /* owns all of the above                          */
     size_t arena_bytes;
+
+    struct run_times *times; /* borrowed; NULL = nobody watches */
+    int64_t waited;          /* in the pool, while somebody does */
 };
 
 /* -- set-up ------------------------------------------------------------------------------------ */
@@ -98,6 +102,26 @@ void run_free(struct run *r) {
     free(r);
 }
 
+/* -- times ------------------------------------------------------------------------------------- */
+
+void run_watch(struct run *r, struct run_times *t) {
+    r->times = t;
+    r->waited = 0;
+    pool_watch(r->pool, t ? &r->waited : NULL);
+}
+
+/* What has passed since the last lap was `op`. */
+static void lap(const struct run *r, enum run_op op) {
+    struct run_times *t = r->times;
+    if (!t)
+        return;
+    int64_t now = clock_ns();
+    t->ns[op] += now - t->last;
+    t->wait[op] += r->waited - t->waited;
+    t->last = now;
+    t->waited = r->waited;
+}
+
 /* -- rows: work that each token does for itself ------------------------------------------------ */
 
 struct rows {
@@ -134,6 +158,7 @@ static void norm_rows(void *arg, int id, int n) {
 static void norm(const struct run *r, float *y, const float *x, int n, const float *w,
                  const float *b) {
     over_rows(&(struct rows){r, n, r->m->cfg.dim, y, x, w, b}, norm_rows);
+    lap(r, RUN_NORM);
 }
 
 static void add_rows(void *arg, int id, int n) {
@@ -146,6 +171,7 @@ static void add_rows(void *arg, int id, int n) {
 /* x += y, both (n, D). */
 static void add(const struct run *r, float *x, const float *y, int n) {
     over_rows(&(struct rows){r, n, r->m->cfg.dim, x, y, NULL, NULL}, add_rows);
+    lap(r, RUN_ADD);
 }
 
 static void act_rows(void *arg, int id, int n) {
@@ -180,7 +206,7 @@ static void embed(const struct run *r, const struct batch *b) {
     int t = 0;
     for (int s = 0; s < b->n_span; s++)
         for (int i = 0; i < b->span[s].n; i++, t++, x += c->dim) {
-            row_to_f32(r->m->embed.type, mat_row(&r->m->embed, b->span[s].ids[i]), x, c->dim);
+            mat_row_to_f32(&r->m->embed, b->span[s].ids[i], x);
             if (c->embed_scale != 1)
                 for (int d = 0; d < c->dim; d++)
                     x[d] *= c->embed_scale;
@@ -273,12 +299,16 @@ static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
         r->lin, r->h, n_tok,
         (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}},
         3);
+    lap(r, RUN_QKV);
     if (n_tok < 4)
         rope_and_store(&a, 0, 1);
     else
         pool_run(r->pool, rope_and_store, &a);
+    lap(r, RUN_ROPE);
     pool_run(r->pool, attend, &a);
+    lap(r, RUN_ATTEND);
     linear(r->lin, r->att, n_tok, &(struct linear_out){r->y, &l->wo, l->bo}, 1);
+    lap(r, RUN_O);
 }
 
 /* r->y = down(act(gate h) * up h), or down(act(up h)). */
@@ -290,8 +320,11 @@ static void mlp(struct run *r, const struct layer *l, const float *h, int n_tok)
                (struct linear_out[]){{r->gate, &l->gate, l->bgate}, {r->up, &l->up, l->bup}}, 2);
     else
         linear(r->lin, h, n_tok, &(struct linear_out){r->up, &l->up, l->bup}, 1);
+    lap(r, RUN_GATE_UP);
     over_rows(&(struct rows){r, n_tok, c->ffn, a, c->gated ? r->up : NULL, NULL, NULL}, act_rows);
+    lap(r, RUN_ACT);
     linear(r->lin, a, n_tok, &(struct linear_out){r->y, &l->down, l->bdown}, 1);
+    lap(r, RUN_DOWN);
 }
 
 static void block(struct run *r, const struct kv *kv, int i, int n_tok) {
@@ -354,13 +387,17 @@ int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits,
     if (check(r, kv, b, &n_tok, err))
         return -1;
     mem_guard_enter();
+    if (r->times)
+        r->times->last = clock_ns();
     embed(r, b);
+    lap(r, RUN_EMBED);
     for (int i = 0; i < r->m->cfg.n_layer; i++)
         block(r, kv, i, n_tok);
     int n = wanted(r, b);
     if (n) {
         norm(r, r->h, r->y, n, r->m->norm, r->m->norm_b);
         linear(r->lin, r->h, n, &(struct linear_out){logits, &r->m->head, r->m->head_bias}, 1);
+        lap(r, RUN_HEAD);
     }
     mem_guard_leave();
     return 0;

@@ -30,4 +30,31 @@ void run_free(struct run *r);
  * vocabulary, a span outside the context, or too many tokens (nothing is written then). */
 int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits, struct err *err);
 
+/* The operators of a step, as `bench profile` tells them apart; the norm before the head counts as
+ * RUN_NORM.  ORDER: the names in cmd/profile.c */
+enum run_op {
+    RUN_EMBED,
+    RUN_NORM,
+    RUN_QKV,
+    RUN_ROPE, /* turning q and k, and appending k and v to the cache */
+    RUN_ATTEND,
+    RUN_O,
+    RUN_GATE_UP, /* or up alone */
+    RUN_ACT,
+    RUN_DOWN,
+    RUN_ADD, /* to the residual stream */
+    RUN_HEAD,
+    RUN_OPS
+};
+
+struct run_times { /* nanoseconds, added up over steps; zeroed by the caller */
+    int64_t ns[RUN_OPS];
+    int64_t wait[RUN_OPS]; /* of which the calling thread waited for others */
+    int64_t last, waited;  /* the end of the last operator, and waits until then */
+};
+
+/* From now on every step adds its times to t (one reading of the clock for each operator); NULL = no
+ * more, which is how a run starts.  t is borrowed until then. */
+void run_watch(struct run *r, struct run_times *t);
+
 #endif

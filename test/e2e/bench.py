@@ -112,6 +112,55 @@ def bench_tokenize_counts_bytes_and_tokens():
     refuses(4, bare, "bench", "tokenize", bare, "--text", path)
 
 
+PHASE = ["phase", "tokens", "batch", "depth", "ms", "tok_per_s", "read_gb_per_s", "peak_gops", "f32_gops", "rows"]
+OPERATOR = ["operator", "ms", "share", "wait_ms", "gb_per_s", "gops", "limit_fraction"]
+PRODUCTS = ["qkv", "attention", "o", "gate, up", "down", "head"]
+STEP = ["embed", "norm", "qkv", "rope, kv append", "attention", "o", "gate, up", "act", "down", "add", "head"]
+
+
+@claim
+def profile_divides_a_step_among_its_operators():
+    j = pumice("bench", "profile", "--shape", "tiny", "--dtype", "q8_0", "-p", 24, "-n", 5, "-d", 3, "-r", 3, "-t", 2,
+               "--json", spread=True).json
+    assert [j["model"], j["dtype"], j["threads"]] == ["tiny", "q8_0", 2] and j["isa"], j
+    assert [(p["phase"], p["tokens"], p["depth"]) for p in j["phases"]] == [("prompt", 24, 3), ("generation", 5, 3)]
+    for p in j["phases"]:
+        assert list(p) == PHASE and all(list(r) == OPERATOR for r in p["rows"]), p
+        want = STEP + (["sampling"] if p["phase"] == "generation" else []) + ["the rest"]
+        assert [r["operator"] for r in p["rows"]] == want, p["rows"]
+        shares = {r["operator"]: r["share"] for r in p["rows"]}
+        assert abs(sum(shares.values()) - 1) < 1e-6 and shares["the rest"] < 0.2, shares
+        assert abs(sum(r["ms"] for r in p["rows"]) - p["ms"]) < 1e-3 * p["ms"], p
+        assert abs(p["tok_per_s"] - p["tokens"] / p["ms"] * 1e3) < 1e-6 * p["tok_per_s"], p
+        for r in p["rows"]:
+            assert 0 <= r["wait_ms"] <= r["ms"] + 1e-9, r
+            assert (r["gops"] is not None) == (r["operator"] in PRODUCTS), r
+            if r["gops"]:
+                assert r["gb_per_s"] > 0 and r["limit_fraction"] > 0 and math.isfinite(r["limit_fraction"]), r
+
+
+@claim
+def profile_counts_the_work_of_a_product():
+    j = pumice("bench", "profile", made(), "--dtype", "f32", "-p", 8, "-n", 0, "-r", 1, "-t", 1, "--json").json
+    head = read_safetensors(os.path.join(made(), "model.safetensors"))[0]
+    params = sum(math.prod(t["shape"]) for name, t in head.items() if name.endswith("down_proj.weight"))
+    (phase,) = j["phases"]
+    (row,) = [r for r in phase["rows"] if r["operator"] == "down"]
+    assert abs(row["gops"] * row["ms"] * 1e6 - 2 * 8 * params) < 1e-6 * 16 * params, (row, params)
+    assert abs(row["gb_per_s"] * row["ms"] * 1e6 - 4 * params) < 1e-6 * 4 * params, (row, params)
+
+
+@claim
+def profile_prints_a_table_for_each_phase():
+    out = pumice("bench", "profile", "--shape", "tiny", "-p", 4, "-n", 2, "-r", 1, "-t", 1).out
+    assert out.startswith("tiny, bf16, 1 threads") and out.count("| attention |") == 2 and out.count("| sampling |") == 1, out
+    refuses(2, "exclude each other", "bench", "profile", "--model", made(), "--shape", "tiny")
+    refuses(2, "shape 'enormous' unknown", "bench", "profile", "--shape", "enormous")
+    refuses(2, "-p: -1 is not in", "bench", "profile", "-p", "-1")
+    refuses(2, "unexpected argument 'b'", "bench", "profile", made(), "b")
+    refuses(4, "/nonexistent/m", "bench", "profile", "/nonexistent/m")
+
+
 # -- doctor --------------------------------------------------------------------------------------------------------
 
 def findings(*args):
@@ -169,7 +218,7 @@ def doctor_names_each_tensor_that_has_a_nan_or_an_infinity():
 
 @claim
 def help_fits_80_columns():
-    for args in [["bench"], ["bench", "tokenize"], ["doctor"]]:
+    for args in [["bench"], ["bench", "tokenize"], ["bench", "profile"], ["doctor"]]:
         out = pumice(*args, "--help").out
         assert out.startswith("usage: pumice " + " ".join(args)), out
         for line in out.split("\n"):
