@@ -958,10 +958,11 @@ def write_chats(path, chats):
 
 
 def write_plain(path, chats):
-    """The words of all conversations without marks, to learn the vocabulary from beside stories.txt."""
+    """The words of all conversations, to learn the vocabulary from beside stories.txt. The roles stand
+    there as in ChatML, so that each becomes one token."""
     with open(path, "w", encoding="utf-8") as f:
         for c in chats:
-            f.write("\n".join(m["content"] for m in c) + "\n")
+            f.write("".join(f"{m['role']}\n{m['content']}\n" for m in c))
 
 
 def prepare_words():
