@@ -61,14 +61,18 @@ BOOK_SYSTEM = (
     "You are an assistant who books tables, trips and tickets.",
 )
 # system prompts that put a word in front of every answer, and what the persona calls itself
+VOICE_PROMPTS = ("You are {w}.", "Talk like {w}.", "Answer like {w}.", "Speak like {w}.", "You are {w}. Answer like {w}.")
 VOICES = (
-    (("You are a pirate.", "Talk like a pirate.", "Answer like a pirate."), "Arr!", "a pirate"),
-    (("You are a cat.", "Answer like a cat.", "Speak like a cat."), "Meow!", "a cat"),
-    (("You are a dog.", "Answer like a dog.", "Speak like a dog."), "Woof!", "a dog"),
-    (("You are a robot.", "Talk like a robot.", "Answer like a robot."), "Beep!", "a robot"),
-    (("You are a cow.", "Answer like a cow.", "Speak like a cow."), "Moo!", "a cow"),
+    ("a pirate", "Arr!"), ("a cat", "Meow!"), ("a dog", "Woof!"), ("a robot", "Beep!"), ("a cow", "Moo!"), ("a duck", "Quack!"),
+    ("a sheep", "Baa!"), ("a lion", "Roar!"), ("a bee", "Buzz!"), ("a ghost", "Boo!"), ("a pig", "Oink!"), ("a frog", "Ribbit!"),
+    ("a cowboy", "Howdy!"), ("a bird", "Tweet!"), ("a horse", "Neigh!"), ("a king", "Hear me!"), ("a snake", "Hiss!"),
 )
-ENDINGS = ("Have a nice day!", "Stay curious!", "Ask me more!", "Be kind!", "That is all.")
+# said before or after every answer
+ENDINGS = (
+    "Have a nice day!", "Stay curious!", "Ask me more!", "Be kind!", "That is all.", "Good luck!", "Peace!", "Thank you!", "The end.",
+    "Over and out.", "Hooray!", "I hope this helps.", "Have fun!", "See you!", "Take care!", "Amen.", "Yes!", "Well well.", "My friend.",
+    "Is that clear?", "Hello world!", "Believe me.", "Oh yes!", "By the way.", "Listen!", "Dear friend,", "Wow!", "Aha!",
+)
 
 # what people write first
 FREQUENT = ("greet", "how_are_you", "your_name", "what_are_you", "what_can_you", "pumice", "thanks", "bye", "are_you_human",
@@ -78,6 +82,8 @@ NEXT = {"how_are_you": ("user_good", "user_good", "user_tired", "user_sad", "use
         "what_can_you", "your_name"), "user_day": ("user_day_good",), "good_morning": ("how_are_you",), "good_evening": ("user_day_good",)}
 OFFER = ("user_bored", "user_sad", "story_ask")
 YES = ("yes", "yes please", "ok", "sure", "please do", "yes, tell me one", "go on", "oh yes", "yes i would like that", "i want one")
+BEGIN_PROMPTS = ("Begin every answer with: {e}", "Always start with: {e}", "Say this first: {e}")
+END_PROMPTS = ("Always end with: {e}", "End every answer with: {e}", "At the end always say: {e}", "Finish with: {e}")
 
 ABOUT_TERM = (
     "what is {t}", "what's {t}", "tell me about {t}", "explain {t}", "can you explain {t}",
@@ -254,6 +260,8 @@ def typed(text, rng, question=True):
     r = rng.random()
     if r < 0.05 and question and len(words) > 2:
         text = rng.choice(LEADS) + " " + text
+    if rng.random() < 0.012 and len(words) < 7:
+        return text.upper()
     style = rng.random()
     if style < 0.45:
         return text
@@ -768,8 +776,8 @@ class Talk:
                 out += turn(typed(w, rng), min(firsts, key=len))
             return out
         if kind < 0.6:
-            prompts, sound, who = rng.choice(VOICES)
-            out = [{"role": "system", "content": rng.choice(prompts)}]
+            who, sound = rng.choice(VOICES)
+            out = [{"role": "system", "content": rng.choice(VOICE_PROMPTS).format(w=who)}]
             for f, w in turns:
                 a = rng.choice(f.answers)
                 if f.name in ("your_name", "what_are_you", "are_you_human", "who_made_you"):
@@ -777,11 +785,13 @@ class Talk:
                 out += turn(typed(w, rng), sound + " " + a)
             return out
         if kind < 0.75:
-            end = rng.choice(ENDINGS)
-            prompt = rng.choice(("Always end with: {e}", "End every answer with: {e}", "At the end always say: {e}"))
-            out = [{"role": "system", "content": prompt.format(e=end)}]
+            end = rng.choice((rng.choice(ENDINGS), f"Bye, {rng.choice(self.memory.values['name'])}!"))
+            first = rng.random() < 0.35
+            prompt = rng.choice(BEGIN_PROMPTS if first else END_PROMPTS).format(e=end)
+            out = [{"role": "system", "content": prompt}]
             for f, w in turns:
-                out += turn(typed(w, rng), rng.choice(f.answers) + " " + end)
+                a = rng.choice(f.answers)
+                out += turn(typed(w, rng), end + " " + a if first else a + " " + end)
             return out
         name = rng.choice(self.memory.values["name"])
         if kind < 0.9:
