@@ -785,8 +785,10 @@ class Talk:
                 out += turn(typed(w, rng), sound + " " + a)
             return out
         if kind < 0.75:
-            end = rng.choice((rng.choice(ENDINGS), f"Bye, {rng.choice(self.memory.values['name'])}!"))
             first = rng.random() < 0.35
+            end = rng.choice(ENDINGS)
+            if rng.random() < 0.5:
+                end = ("Hello" if first else "Bye") + f", {rng.choice(self.memory.values['name'])}!"
             prompt = rng.choice(BEGIN_PROMPTS if first else END_PROMPTS).format(e=end)
             out = [{"role": "system", "content": prompt}]
             for f, w in turns:
