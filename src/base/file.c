@@ -1,6 +1,7 @@
 /* file.c - see file.h. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -178,4 +179,30 @@ int file_write(const char *path, const void *p, size_t n, struct err *err) {
         return -1;
     }
     return out_commit(o, err);
+}
+
+int file_copy(const char *from_dir, const char *name, const char *to_dir, struct err *err) {
+    struct file f = {0};
+    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
+    int rc = 0;
+    if (file_exists(from))
+        rc = file_open(&f, from, err) || file_write(to, f.data, f.size, err) ? -1 : 0;
+    file_close(&f);
+    free(from);
+    free(to);
+    return rc;
+}
+
+int dir_make(const char *dir, bool *empty, struct err *err) {
+    *empty = true;
+    if (mkdir(dir, 0777) == 0)
+        return 0;
+    int why = errno;
+    DIR *d = why == EEXIST ? opendir(dir) : NULL;
+    if (!d)
+        return err_set(err, E_IO, "%s: %s", dir, strerror(why == EEXIST ? errno : why));
+    for (struct dirent *e; *empty && (e = readdir(d));)
+        *empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+    closedir(d);
+    return 0;
 }

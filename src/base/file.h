@@ -13,6 +13,11 @@ bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 char *path_join(const char *dir, const char *name); /* owned by the caller */
 
+/* Makes dir where it is absent; *empty: nothing is in it.  E_IO if it is not a folder. */
+int dir_make(const char *dir, bool *empty, struct err *err);
+/* Copies from_dir/name into to_dir if it is there. */
+int file_copy(const char *from_dir, const char *name, const char *to_dir, struct err *err);
+
 /* Appends the whole file to out.  E_IO if it cannot be read, E_FORMAT if larger than max bytes
  * (checked before anything is allocated, and again while reading). */
 int file_read(const char *path, size_t max, struct buf *out, struct err *err);

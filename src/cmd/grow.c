@@ -20,6 +20,8 @@ int cmd_grow(int argc, char **argv) {
          .help = "or name the source of each new layer, such as 0-5,0-5"},
         {"zero-init", 0, NULL, OPT_FLAG, &o.zero_init,
          .help = "repeated layers begin as the identity (output projections zero)"},
+        {"moments", 0, NULL, OPT_FLAG, &o.moments,
+         .help = "of a checkpoint of train: the optimiser's state too"},
         {"out", 'o', NULL, OPT_STR, &out, .arg = "DIR",
          .help = "folder to write; must not exist or be empty"},
         OPTS_JSON(&json),

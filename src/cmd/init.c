@@ -1,32 +1,16 @@
 /* init.c - a random model of a named shape, for benchmarks and tests: `pumice init SHAPE --out
  * DIR`. */
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "cmd/cmd.h"
-
-/* Refuses a path that is a file, or a folder with something in it unless forced. */
-static int check_empty(const char *dir, bool force, struct err *err) {
-    DIR *d = opendir(dir);
-    if (!d)
-        return errno == ENOENT ? 0 : err_set(err, E_IO, "%s: %s", dir, strerror(errno));
-    bool empty = true;
-    for (struct dirent *e; empty && (e = readdir(d));)
-        empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
-    closedir(d);
-    if (!empty && !force)
-        return err_set(err, E_USAGE, "%s: not empty (--force writes into it all the same)", dir);
-    return 0;
-}
 
 int cmd_init(int argc, char **argv) {
     struct err err = {0};
     const char *shape = NULL, *dir = NULL, *type_name = "bf16";
     int64_t seed = 1;
-    bool force = false, help = false;
+    bool force = false, help = false, empty;
     struct cfg c;
     int rest;
     const struct opt table[] = {
@@ -57,7 +41,13 @@ int cmd_init(int argc, char **argv) {
         goto out;
     }
     if (cmd_no_more(argc, argv, rest, &err) || cfg_shape(&c, shape, &err) ||
-        check_empty(dir, force, &err) || model_init(dir, &c, (uint64_t)seed, type, &err))
+        dir_make(dir, &empty, &err))
+        goto out;
+    if (!empty && !force) {
+        err_set(&err, E_USAGE, "%s: not empty (--force writes into it all the same)", dir);
+        goto out;
+    }
+    if (model_init(dir, &c, (uint64_t)seed, type, &err))
         goto out;
     log_info("%s: %s with %lld random weights in %s, seed %lld", dir, shape,
              (long long)cfg_params(&c), dtype_info(type)->name, (long long)seed);

@@ -50,6 +50,7 @@ static const struct key {
     {"beta2", REAL, AT(beta2), 0, 0.999999},
     {"adam_eps", REAL, AT(adam_eps), 1e-20, 1},
     {"seed", INT, AT(seed), 0, 9e18},
+    {"base_moments", BOOL, AT(base_moments), 0, 0},
     {"grow_learning_rate", REAL, AT(grow_learning_rate), 0, 10},
     {"grow_zero_init", BOOL, AT(grow_zero_init), 0, 0},
     {"grow_moments", BOOL, AT(grow_moments), 0, 0},
@@ -397,6 +398,8 @@ static int check_relations(struct conf *c, struct err *err) {
         return clash(c, "preset", "base", err);
     if (conf_given(c, "base") && conf_given(c, "init_from"))
         return clash(c, "base", "init_from", err);
+    if (c->base_moments && !c->base)
+        return err_set(err, E_FORMAT, "%s: base_moments needs a base", c->path);
     if (c->n_val && conf_given(c, "eval_fraction"))
         return clash(c, "val_data", "eval_fraction", err);
     if (c->min_lr > c->learning_rate)

@@ -18,6 +18,7 @@ struct conf {
     json_t *json; /* owns the strings below */
     /* A folder or file is the path as given when absolute, else seen from RUN.json's folder. */
     char *out, *tokenizer, *base, *cache; /* owned; base NULL = a new model */
+    bool base_moments;                    /* AdamW goes on from the state in the base's folder */
 
     /* a new model's shape; 0 = not given */
     int64_t vocab_size, dim, n_layers, n_heads, n_kv_heads, hidden_dim, max_seq_len;

@@ -4,12 +4,8 @@
  * source. */
 #include "train/grow.h"
 
-#include <ctype.h>
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -17,17 +13,22 @@
 #include "method/gstack.h"
 #include "model/cfg.h"
 #include "model/tensors.h"
+#include "train/shard.h"
+
+struct table { /* a file's tensors, and the grown ones */
+    struct tensors ts;
+    struct tensor *grown; /* owned, names too */
+    int n;
+};
 
 struct growth {
     const char *base, *out;
     const struct grow_opts *o;
     struct cfg cfg;
     json_t *config;
-    struct tensors ts;
     struct ids map;
-    struct tensor *grown; /* owned, names too */
-    int n_grown;
-    void *zeros; /* as large as the largest zeroed tensor */
+    struct table model, optimizer; /* the latter empty unless moments are kept */
+    void *zeros;                   /* as large as the largest zeroed tensor */
 };
 
 bool grow_layer(const char *name, int *layer, size_t *at, size_t *len) {
@@ -57,19 +58,34 @@ bool grow_is_output(const char *name) {
 }
 
 static int read_base(struct growth *g, struct err *err) {
-    char *path = path_join(g->base, "config.json");
+    char *path = path_join(g->base, "config.json"),
+         *moments = path_join(g->base, "optimizer.safetensors");
     g->config = json_file(path, (size_t)16 << 20, err);
     int rc = g->config ? cfg_from_hf(&g->cfg, g->config, path, err) : -1;
+    if (!rc)
+        rc = safetensors_open_dir(&g->model.ts, g->base, err);
+    if (!rc && g->o->moments && !file_exists(moments))
+        rc = err_set(err, E_USAGE, "%s: no such file: moments are in a checkpoint of train",
+                     moments);
+    if (!rc && g->o->moments)
+        rc = safetensors_open(&g->optimizer.ts, moments, err);
     free(path);
-    if (rc || safetensors_open_dir(&g->ts, g->base, err))
+    free(moments);
+    if (rc)
         return -1;
     return g->o->factor ? gstack_stack(g->cfg.n_layer, g->o->factor, &g->map, err)
                         : gstack_list(g->o->layers, g->cfg.n_layer, &g->map, err);
 }
 
-static void add_tensor(struct growth *g, const struct tensor *t, char *name, const void *data) {
-    struct tensor *d = &g->grown[g->n_grown++];
-    *d = *t;
+/* Of a repeated block: weights, or their exact copies among the optimiser's arrays. */
+static bool is_zeroed(const struct growth *g, const struct table *t, const char *name) {
+    return g->o->zero_init && grow_is_output(name) &&
+           (t == &g->model || !strncmp(name, "master.", 7));
+}
+
+static void add_tensor(struct table *t, const struct tensor *from, char *name, const void *data) {
+    struct tensor *d = &t->grown[t->n++];
+    *d = *from;
     d->name = name;
     d->data = data;
 }
@@ -83,42 +99,50 @@ static char *renumbered(const char *name, size_t at, size_t len, size_t layer) {
     return b.data;
 }
 
+static void make_zeros(struct growth *g) {
+    const struct table *tables[] = {&g->model, &g->optimizer};
+    size_t most = 0;
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < tables[k]->ts.n; i++) {
+            const struct tensor *t = &tables[k]->ts.t[i];
+            if (is_zeroed(g, tables[k], t->name) && t->bytes > most)
+                most = t->bytes;
+        }
+    g->zeros = most ? mem_new(most) : NULL;
+}
+
 /* All tensors of target layer k: those of its source, in the base's order. */
-static void copy_block(struct growth *g, size_t k) {
-    bool repeat = g->o->zero_init && gstack_is_repeat(&g->map, k);
-    for (int i = 0; i < g->ts.n; i++) {
-        const struct tensor *t = &g->ts.t[i];
+static void copy_block(const struct growth *g, struct table *t, size_t k) {
+    bool repeat = gstack_is_repeat(&g->map, k);
+    for (int i = 0; i < t->ts.n; i++) {
+        const struct tensor *from = &t->ts.t[i];
         int layer;
         size_t at, len;
-        if (!grow_layer(t->name, &layer, &at, &len) || layer != g->map.id[k])
+        if (!grow_layer(from->name, &layer, &at, &len) || layer != g->map.id[k])
             continue;
-        bool zero = repeat && grow_is_output(t->name);
-        add_tensor(g, t, renumbered(t->name, at, len, k), zero ? g->zeros : t->data);
+        bool zero = repeat && is_zeroed(g, t, from->name);
+        add_tensor(t, from, renumbered(from->name, at, len, k), zero ? g->zeros : from->data);
     }
 }
 
 /* The grown tensors, blocks one after another where the base has its first: the same maps give the
  * same file, whatever steps led there. */
-static int copy_tensors(struct growth *g, struct err *err) {
-    size_t at, len, largest = 0;
+static int copy_tensors(struct growth *g, struct table *t, struct err *err) {
+    size_t at, len;
     int seen = 0, layer;
-    g->grown = mem_array((size_t)g->ts.n * g->map.n, sizeof *g->grown);
-    for (int i = 0; i < g->ts.n; i++)
-        if (grow_is_output(g->ts.t[i].name) && g->ts.t[i].bytes > largest)
-            largest = g->ts.t[i].bytes;
-    g->zeros = g->o->zero_init ? mem_new(largest) : NULL;
-    for (int i = 0; i < g->ts.n; i++) {
-        const struct tensor *t = &g->ts.t[i];
-        if (!grow_layer(t->name, &layer, &at, &len)) {
-            add_tensor(g, t, mem_strdup(t->name), t->data);
+    t->grown = mem_array((size_t)t->ts.n * g->map.n, sizeof *t->grown);
+    for (int i = 0; i < t->ts.n; i++) {
+        const struct tensor *from = &t->ts.t[i];
+        if (!grow_layer(from->name, &layer, &at, &len)) {
+            add_tensor(t, from, mem_strdup(from->name), from->data);
             continue;
         }
         for (size_t k = 0; k < g->map.n && !seen; k++)
-            copy_block(g, k);
+            copy_block(g, t, k);
         seen = layer + 1 > seen ? layer + 1 : seen;
     }
     if (seen != g->cfg.n_layer)
-        return err_set(err, E_FORMAT, "%s: tensors of %d layers, config.json says %d", g->base,
+        return err_set(err, E_FORMAT, "%s: tensors of %d layers, config.json says %d", t->ts.path,
                        seen, g->cfg.n_layer);
     return 0;
 }
@@ -155,68 +179,80 @@ static int write_history(struct growth *g, struct err *err) {
     return json_write(g->out, "gstack.json", j, 2, err);
 }
 
-static int copy_files(const struct growth *g, struct err *err) {
-    static const char *const name[] = {
-        "tokenizer.json", "tokenizer.model", "tokenizer_config.json",  "special_tokens_map.json",
-        "vocab.json",     "merges.txt",      "generation_config.json", "chat_template.jinja"};
-    int rc = 0;
-    for (size_t i = 0; i < sizeof name / sizeof *name && !rc; i++) {
-        char *from = path_join(g->base, name[i]), *to = path_join(g->out, name[i]);
-        struct buf b = {0};
-        if (file_exists(from))
-            rc = file_read(from, (size_t)256 << 20, &b, err) || file_write(to, b.data, b.len, err)
-                     ? -1
-                     : 0;
-        buf_free(&b);
-        free(from);
-        free(to);
-    }
+/* What "base_moments" of a run reads besides the arrays: the count of updates. */
+static int write_trainer(const struct growth *g, struct err *err) {
+    char *path = path_join(g->base, "trainer.json");
+    json_t *j = json_file(path, (size_t)1 << 20, err);
+    int64_t updates = 0;
+    int rc = -1;
+    if (j && !json_get_int(j, path, "updates", 0, INT64_MAX, &updates, err))
+        rc = json_write(g->out, "trainer.json",
+                        json_pack("{s:i, s:I}", "format", 1, "updates", (json_int_t)updates), 2,
+                        err);
+    json_decref(j);
+    free(path);
     return rc;
 }
 
-/* Creates dir unless it is there and empty. */
-static int make_empty_dir(const char *dir, struct err *err) {
-    if (mkdir(dir, 0777) == 0)
-        return 0;
-    if (errno != EEXIST)
-        return err_set(err, E_IO, "%s: %s", dir, strerror(errno));
-    DIR *d = opendir(dir);
-    if (!d)
-        return err_set(err, E_IO, "%s: %s", dir, strerror(errno));
-    int n = 0;
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n > 2 ? err_set(err, E_USAGE, "%s: exists and is not empty", dir) : 0; /* . and .. */
+static int write_table(const struct growth *g, const struct table *t, const char *name,
+                       struct err *err) {
+    char *path = path_join(g->out, name);
+    int rc = safetensors_write(path, t->grown, t->n, err);
+    free(path);
+    return rc;
+}
+
+static int write_all(struct growth *g, struct err *err) {
+    if (write_table(g, &g->model, "model.safetensors", err) || write_history(g, err))
+        return -1;
+    if (g->o->moments &&
+        (write_table(g, &g->optimizer, "optimizer.safetensors", err) || write_trainer(g, err)))
+        return -1;
+    for (int i = 0; tokenizer_files[i]; i++)
+        if (file_copy(g->base, tokenizer_files[i], g->out, err))
+            return -1;
+    if (file_copy(g->base, "generation_config.json", g->out, err))
+        return -1;
+    return write_config(g, err); /* the last: a folder without it is no model */
+}
+
+static void table_free(struct table *t) {
+    for (int i = 0; i < t->n; i++)
+        free((void *)t->grown[i].name);
+    free(t->grown);
+    tensors_close(&t->ts);
 }
 
 int grow_dir(const char *base, const struct grow_opts *o, const char *out, struct grow_report *r,
              struct err *err) {
     struct growth g = {.base = base, .out = out, .o = o};
+    bool empty;
     int rc = -1;
-    if (read_base(&g, err) || copy_tensors(&g, err) || make_empty_dir(out, err))
+    if (read_base(&g, err))
         goto out;
-    char *path = path_join(out, "model.safetensors");
-    rc = safetensors_write(path, g.grown, g.n_grown, err);
-    free(path);
-    if (rc || write_history(&g, err) || copy_files(&g, err) || write_config(&g, err)) {
-        rc = -1; /* config.json comes last: a folder without it is no model */
+    make_zeros(&g);
+    if ((o->moments && copy_tensors(&g, &g.optimizer, err)) || copy_tensors(&g, &g.model, err) ||
+        dir_make(out, &empty, err))
+        goto out;
+    if (!empty) {
+        err_set(err, E_USAGE, "%s: exists and is not empty", out);
         goto out;
     }
+    if (write_all(&g, err))
+        goto out;
     *r = (struct grow_report){.from = g.cfg.n_layer,
                               .to = (int)g.map.n,
                               .connection_rate = gstack_connection_rate(&g.map)};
-    for (int i = 0; i < g.ts.n; i++)
-        r->from_bytes += g.ts.t[i].bytes;
-    for (int i = 0; i < g.n_grown; i++)
-        r->to_bytes += g.grown[i].bytes;
+    for (int i = 0; i < g.model.ts.n; i++)
+        r->from_bytes += g.model.ts.t[i].bytes;
+    for (int i = 0; i < g.model.n; i++)
+        r->to_bytes += g.model.grown[i].bytes;
+    rc = 0;
 out:
-    for (int i = 0; i < g.n_grown; i++)
-        free((void *)g.grown[i].name);
-    free(g.grown);
+    table_free(&g.model);
+    table_free(&g.optimizer);
     free(g.zeros);
     ids_free(&g.map);
     json_decref(g.config);
-    tensors_close(&g.ts);
     return rc;
 }

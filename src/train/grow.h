@@ -14,6 +14,8 @@ struct grow_opts {
     const char *layers; /* or the source layer of each target layer, such as "0-5,0-5" */
     bool zero_init;     /* repeated blocks begin as the identity, their attention and MLP outputs
                          * zeroed: the function-preserving competitor */
+    bool moments;       /* base is a checkpoint of train: its optimizer.safetensors, block by block,
+                         * and the count of updates in trainer.json, for "base_moments" of a run */
 };
 
 struct grow_report {

@@ -56,7 +56,6 @@ struct train {
 
 /* -- train.c -- */
 int train_equip(struct train *t, struct err *err); /* net, adam and info for the model in m */
-double train_flops(const struct cfg *c, int len);  /* of an id: forward and backward */
 struct net_batch train_part(const struct train *t, int i); /* batch i of the step */
 
 /* -- growth.c -- */
@@ -76,6 +75,8 @@ json_t *growth_history(const struct train *t); /* what gstack.json says of it */
 /* -- state.c -- */
 /* The part of a checkpoint that says which shape the weights have. */
 int state_peek(struct train *t, const char *dir, struct err *err);
+/* AdamW's moments, its count of steps and exact weights, from the folder of a base. */
+int state_inherit(struct train *t, const char *dir, struct err *err);
 int state_load(struct train *t, const char *dir, struct err *err); /* m, net, adam exist */
 size_t state_save_bytes(const struct cfg *c, enum dtype type);     /* memory that a save takes */
 

@@ -29,8 +29,9 @@ struct ending {
 };
 
 const char *const tokenizer_files[] = {
-    "tokenizer.json", "tokenizer.model",         "tokenizer_config.json", "vocab.json",
-    "merges.txt",     "special_tokens_map.json", "added_tokens.json",     NULL};
+    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json",
+    "vocab.json",        "merges.txt",          "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", NULL};
 
 int doc_format_parse(const char *name) {
     static const char *const names[] = {"auto", "text", "jsonl",

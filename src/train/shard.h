@@ -55,7 +55,7 @@ struct shard {
 int shard_open(struct shard *s, const struct shard_spec *spec, struct err *err);
 void shard_close(struct shard *s);
 
-/* The names of the files that make a tokenizer; ends with NULL. */
+/* The names of the files that make a tokenizer, its chat template among them; ends with NULL. */
 extern const char *const tokenizer_files[];
 int shard_tok_hash(const char *dir, uint64_t *hash, struct err *err);
 

@@ -136,23 +136,6 @@ static int write_trainer(const struct train *t, const char *dir, struct err *err
     return json_write(dir, "trainer.json", j, 2, err);
 }
 
-/* Copies a file if it is there. */
-static int copy_file(const char *from_dir, const char *name, const char *to_dir, struct err *err) {
-    struct file f;
-    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
-    int rc = 0;
-    if (file_exists(from)) {
-        rc = file_open(&f, from, err);
-        if (!rc) {
-            rc = file_write(to, f.data, f.size, err);
-            file_close(&f);
-        }
-    }
-    free(from);
-    free(to);
-    return rc;
-}
-
 static int write_generation(const struct train *t, const char *dir, struct err *err) {
     const struct cfg *c = &t->m->cfg;
     int32_t stop[4];
@@ -160,7 +143,7 @@ static int write_generation(const struct train *t, const char *dir, struct err *
     bool inherit = own && file_exists(own);
     free(own);
     if (inherit)
-        return copy_file(t->c->base, "generation_config.json", dir, err);
+        return file_copy(t->c->base, "generation_config.json", dir, err);
     json_t *j = json_object(), *eos = json_array();
     for (int i = 0; i < c->n_eos; i++)
         json_array_append_new(eos, json_integer(c->eos[i]));
@@ -189,9 +172,9 @@ static int write_model(const struct train *t, const char *dir, struct err *err) 
     if (!rc)
         rc = write_generation(t, dir, err);
     for (int i = 0; tokenizer_files[i] && !rc; i++)
-        rc = copy_file(t->c->tokenizer, tokenizer_files[i], dir, err);
+        rc = file_copy(t->c->tokenizer, tokenizer_files[i], dir, err);
     if (!rc && t->c->base) /* how the base was grown */
-        rc = copy_file(t->c->base, "gstack.json", dir, err);
+        rc = file_copy(t->c->base, "gstack.json", dir, err);
     if (!rc && t->s.growth.done)
         rc = json_write(dir, "gstack.json", growth_history(t), 2, err);
     if (!rc)
@@ -336,6 +319,20 @@ int state_peek(struct train *t, const char *dir, struct err *err) {
     t->s.growth = s;
     json_decref(j);
     free(path);
+    return rc;
+}
+
+int state_inherit(struct train *t, const char *dir, struct err *err) {
+    char *optimizer = path_join(dir, "optimizer.safetensors"),
+         *trainer = path_join(dir, "trainer.json");
+    json_t *j = json_file(trainer, MAX_STATE, err);
+    int rc = j && !json_get_int(j, trainer, "updates", 0, INT64_MAX, &t->adam->step, err) &&
+                     !load_optimizer(t, optimizer, err)
+                 ? 0
+                 : -1;
+    json_decref(j);
+    free(optimizer);
+    free(trainer);
     return rc;
 }
 

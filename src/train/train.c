@@ -221,7 +221,8 @@ static int open_all(struct train *t, struct err *err) {
     t->start = mem_array(cells, sizeof *t->start);
     t->info.resumed = t->resumed;
     if (train_equip(t, err) || growth_plan(t, err) ||
-        (t->resumed && state_load(t, t->resumed, err)))
+        (t->resumed && state_load(t, t->resumed, err)) ||
+        (!t->resumed && c->base_moments && state_inherit(t, c->base, err)))
         return -1;
     return journal_open(t, err);
 fail:

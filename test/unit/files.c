@@ -337,6 +337,46 @@ static void kill_9_at_any_moment_leaves_an_old_or_a_new_file(void **state) {
     unlink("a");
 }
 
+static void a_folder_is_made_once_and_known_to_be_empty(void **state) {
+    (void)state;
+    struct err e = {0};
+    bool empty = false;
+    assert_ok(dir_make("new", &empty, &e), e);
+    assert_true(empty && file_is_dir("new"));
+    put("new/x", "1");
+    assert_ok(dir_make("new", &empty, &e), e);
+    assert_false(empty);
+    assert_int_equal(dir_make("new/x", &empty, &e), -1);
+    assert_int_equal(e.code, E_IO);
+    unlink("new/x");
+    assert_ok(dir_make("new", &empty, &e), e);
+    assert_true(empty);
+    rmdir("new");
+}
+
+static void copying_brings_what_is_there_and_no_more(void **state) {
+    (void)state;
+    struct err e = {0};
+    bool empty;
+    assert_ok(dir_make("from", &empty, &e), e);
+    assert_ok(dir_make("to", &empty, &e), e);
+    put("from/a", "text");
+    put("from/none", "");
+    assert_ok(file_copy("from", "a", "to", &e), e);
+    assert_ok(file_copy("from", "none", "to", &e), e);
+    assert_ok(file_copy("from", "b", "to", &e), e);
+    assert_content("to/a", "text");
+    assert_content("to/none", "");
+    assert_false(file_exists("to/b"));
+    assert_int_equal(file_copy("from", "a", "nowhere", &e), -1);
+    assert_int_equal(e.code, E_IO);
+    static const char *const made[] = {"from/a", "from/none", "to/a", "to/none"};
+    for (int i = 0; i < 4; i++)
+        unlink(made[i]);
+    rmdir("from");
+    rmdir("to");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reading_appends_the_whole_file),
@@ -344,6 +384,8 @@ int main(void) {
         cmocka_unit_test(an_empty_file_is_not_an_error),
         cmocka_unit_test(what_is_no_file_is_named_and_never_blocks),
         cmocka_unit_test(paths_join_with_one_slash),
+        cmocka_unit_test(a_folder_is_made_once_and_known_to_be_empty),
+        cmocka_unit_test(copying_brings_what_is_there_and_no_more),
         cmocka_unit_test(a_commit_replaces_and_an_abort_does_not),
         cmocka_unit_test(a_temporary_name_that_is_a_link_is_not_followed),
         cmocka_unit_test(a_folder_that_is_missing_is_an_error),
