@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "cmd/bench.h"
 #include "cmd/cmd.h"
 #include "cmd/gstack.h"
 #include "cmd/probe.h"
@@ -195,9 +196,8 @@ out:
 
 /* -- lists ------------------------------------------------------------------------------------- */
 
-/* Calls fn for each item of a comma-separated list; stops at the first failure. */
-static int each_item(const char *list, int (*fn)(void *ud, const char *item, struct err *err),
-                     void *ud, struct err *err) {
+int bench_each(const char *list, int (*fn)(void *ud, const char *item, struct err *err), void *ud,
+               struct err *err) {
     char *copy = mem_strdup(list), *save = NULL;
     int rc = 0;
     for (char *p = strtok_r(copy, ",", &save); p && !rc; p = strtok_r(NULL, ",", &save))
@@ -214,7 +214,7 @@ struct sweep { /* the nested loops: shape, dtype, threads, batch, depth, test */
     int depth;
 };
 
-static int number(const char *flag, const char *item, int lo, int hi, int *out, struct err *err) {
+int bench_number(const char *flag, const char *item, int lo, int hi, int *out, struct err *err) {
     char *end;
     long v = strtol(item, &end, 10);
     if (*end || end == item || v < lo || v > hi)
@@ -230,26 +230,26 @@ static int on_test(void *ud, const char *item, struct err *err) {
 
 static int on_depth(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
-    if (number("--depth", item, 0, 1 << 20, &s->depth, err))
+    if (bench_number("--depth", item, 0, 1 << 20, &s->depth, err))
         return -1;
-    return each_item(s->b->tests, on_test, s, err);
+    return bench_each(s->b->tests, on_test, s, err);
 }
 
 static int on_batch(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
-    if (number("--batch", item, 1, 256, &s->rig.n_batch, err))
+    if (bench_number("--batch", item, 1, 256, &s->rig.n_batch, err))
         return -1;
-    return each_item(s->b->depths, on_depth, s, err);
+    return bench_each(s->b->depths, on_depth, s, err);
 }
 
 static int on_threads(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
     int n = 1;
-    if (number("--threads", item, 1, 64, &n, err))
+    if (bench_number("--threads", item, 1, 64, &n, err))
         return -1;
     struct pool *pool = pool_new(n);
     s->rig = (struct rig){.b = s->b, .m = s->m, .pool = pool, .shape = s->shape};
-    int rc = each_item(s->b->batches, on_batch, s, err);
+    int rc = bench_each(s->b->batches, on_batch, s, err);
     pool_free(pool);
     return rc;
 }
@@ -264,7 +264,7 @@ static int on_dtype(void *ud, const char *item, struct err *err) {
     struct model_opts o = {.dtype = type, .pool = pool, .no_tokenizer = true};
     s->m = s->b->model ? model_open(s->b->model, &o, err) : model_random(&c, 1, &o, err);
     pool_free(pool);
-    int rc = s->m ? each_item(s->b->threads, on_threads, s, err) : -1;
+    int rc = s->m ? bench_each(s->b->threads, on_threads, s, err) : -1;
     model_close(s->m);
     return rc;
 }
@@ -272,7 +272,7 @@ static int on_dtype(void *ud, const char *item, struct err *err) {
 static int on_shape(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
     s->shape = item;
-    return each_item(s->b->dtypes, on_dtype, s, err);
+    return bench_each(s->b->dtypes, on_dtype, s, err);
 }
 
 /* -- limits and output ------------------------------------------------------------------------- */
@@ -280,7 +280,7 @@ static int on_shape(void *ud, const char *item, struct err *err) {
 static int on_limits(void *ud, const char *item, struct err *err) {
     struct bench *b = ud;
     int n = 1;
-    if (number("--threads", item, 1, 64, &n, err))
+    if (bench_number("--threads", item, 1, 64, &n, err))
         return -1;
     struct pool *pool = pool_new(n);
     struct limits l = probe_limits(b->probe, pool);
@@ -315,7 +315,7 @@ static void cpu_name(char *out, size_t n) {
         fclose(f);
 }
 
-static json_t *machine(void) {
+json_t *bench_machine(void) {
     char cpu[128];
     struct utsname u = {0};
     uname(&u);
@@ -328,7 +328,7 @@ static int speed(struct bench *b, struct err *err) {
     struct sweep s = {.b = b, .shape = b->model};
     if (b->model && strrchr(b->model, '/'))
         s.shape = strrchr(b->model, '/') + 1;
-    json_t *m = machine();
+    json_t *m = bench_machine();
     int rc = -1;
     b->limits = json_array();
     b->rows = json_array();
@@ -337,10 +337,10 @@ static int speed(struct bench *b, struct err *err) {
     if (!b->json)
         printf("%s, kernels %s\n", json_string_value(json_object_get(m, "cpu")),
                isa_name(kern_level()));
-    if (each_item(b->threads, on_limits, b, err))
+    if (bench_each(b->threads, on_limits, b, err))
         goto out;
-    rc = b->model ? each_item(b->dtypes, on_dtype, &s, err)
-                  : each_item(b->shapes, on_shape, &s, err);
+    rc = b->model ? bench_each(b->dtypes, on_dtype, &s, err)
+                  : bench_each(b->shapes, on_shape, &s, err);
     if (!rc && !json_array_size(b->rows))
         rc = err_set(err, E_USAGE, "bench: an empty list leaves nothing to measure");
     if (!rc && b->json)
@@ -414,6 +414,8 @@ int cmd_bench(int argc, char **argv) {
                       .depths = "0",
                       .repeat = 5};
     bool tokenize = argc > 1 && strcmp(argv[1], "tokenize") == 0;
+    if (argc > 1 && strcmp(argv[1], "train") == 0)
+        return cmd_bench_train(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "gstack") == 0)
         return cmd_bench_gstack(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "profile") == 0)

@@ -193,8 +193,8 @@ json_t *answer_usage(const struct answer *a);   /* prompt_tokens, completion_tok
 json_t *answer_timings(const struct answer *a); /* milliseconds, tokens per second, peak memory */
 double answer_prompt_rate(
     const struct answer *a); /* tokens per second; prompt tokens computed, not cached */
-double
-answer_decode_rate(const struct answer *a); /* after the first token; 0 = nothing to measure */
+double answer_decode_rate(const struct answer *a); /* after the first token; 0 = none */
 size_t peak_memory(void);                   /* bytes, of the whole process so far */
+void peak_memory_reset(void);               /* from now on it counts anew */
 
 #endif

@@ -131,12 +131,7 @@ static int measure_peak(const struct conf *c, double *peak, struct err *err) {
     }
     probe_free(p);
     pool_free(pool);
-    /* What the probe took is not what training takes: the kernel forgets the peak on a 5. */
-    FILE *f = fopen("/proc/self/clear_refs", "w");
-    if (f) {
-        fputs("5", f);
-        fclose(f);
-    }
+    peak_memory_reset(); /* what the probe took is not what training takes */
     return p ? 0 : -1;
 }
 

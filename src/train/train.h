@@ -35,6 +35,10 @@ struct train_info {
 };
 struct train_info train_info(const struct train *t);
 
+/* Operations per id, forward and backward, in rows of len: six per weight of a product, and
+ * attention over half the square. */
+double train_flops(const struct cfg *c, int len);
+
 /* One optimiser step. */
 struct train_step {
     int64_t step;      /* steps done, this one included */

@@ -91,6 +91,75 @@ def bench_names_the_flag_it_cannot_take():
     refuses(2, "unexpected argument 'extra'", "bench", "extra")
 
 
+# -- train ---------------------------------------------------------------------------------------------------------
+
+TRAIN = ["test", "shape", "dtype", "threads", "rows", "tokens", "recompute", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
+         "gflops", "gflops_exact", "peak_gflops", "peak_fraction", "peak_bytes", "announced_bytes", "loss_first",
+         "loss_last", "repeat"]
+
+
+def tiny_steps(*flags):
+    return ["bench", "train", "--shape", "tiny", "-b", 2, "-T", 16, "-r", 3, "--threads", 1, *flags]
+
+
+@claim
+def bench_train_has_a_row_for_each_combination_asked_for():
+    asked = {"dtype": ["bf16", "f32"], "threads": [1, 2], "batch": [1, 3], "tokens": [8, 20]}
+    flags = [x for name, items in asked.items() for x in ["--" + name, ",".join(map(str, items))]]
+    j = pumice("bench", "train", "--shape", "tiny", *flags, "-r", 1, "--json", spread=True).json
+    assert list(j) == ["machine", "rows"] and j["machine"]["kernel"] == os.uname().release, j
+    got = [(r["dtype"], r["threads"], r["rows"], r["tokens"]) for r in j["rows"]]
+    assert sorted(got) == sorted(itertools.product(*asked.values())), got
+    for r in j["rows"]:
+        assert list(r) == TRAIN and r["test"] == "train" and r["shape"] == "tiny" and r["repeat"] == 1, r
+
+
+@claim
+def bench_train_figures_agree_with_each_other():
+    for flags in [[], ["--recompute"]]:
+        row = pumice(*tiny_steps("--json", *flags)).json["rows"][0]
+        assert row["recompute"] == bool(flags)
+        assert 0 < row["tok_per_s_min"] <= row["tok_per_s"] <= row["tok_per_s_max"], row
+        matrices = 512 * 64 + 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 160)  # the tied table once, two layers
+        six_n, exact = 6 * (matrices + 5 * 64), 6 * matrices + 6 * 64 * 16 * 2  # with norms; with attention
+        assert abs(row["gflops"] * 1e9 / row["tok_per_s"] - six_n) < 1e-3, row
+        assert abs(row["gflops_exact"] * 1e9 / row["tok_per_s"] - exact) < 1e-3, row
+        assert row["peak_gflops"] > 0 and row["peak_fraction"] > 0, row
+        assert row["announced_bytes"] > 16 * matrices and row["peak_bytes"] > 16 * matrices, row
+
+
+@claim
+def bench_train_makes_whole_steps():
+    """The ids of every step are the same, so that learning shows: ln 512 = 6.24 at first."""
+    for dtype in ["bf16", "f32"]:
+        row = pumice(*tiny_steps("--dtype", dtype, "-r", 40, "--json")).json["rows"][0]
+        assert abs(row["loss_first"] - math.log(512)) < 0.3 and row["loss_last"] < row["loss_first"] - 0.3, row
+
+
+@claim
+def bench_train_prints_the_rows_as_a_table_or_as_csv():
+    out = pumice(*tiny_steps("--dtype", "f32,bf16")).out.split("\n")
+    assert out[0].startswith("| shape | dtype | threads | batch | tok/s |") and len(out) == 5, out
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in out[2:4]]
+    assert [r[:4] for r in rows] == [["tiny", t, "1", "2 x 16"] for t in ["f32", "bf16"]], rows
+    assert all(len(r) == 11 and float(r[4]) > 0 and r[8].endswith(" %") for r in rows), rows
+    head, *rows = [line.split(",") for line in pumice(*tiny_steps("--csv", "-b", "1,2")).out.split()]
+    assert set(head) < set(TRAIN) and [dict(zip(head, r))["rows"] for r in rows] == ["1", "2"], (head, rows)
+    assert all(len(r) == len(head) and float(dict(zip(head, r))["tok_per_s"]) > 0 for r in rows), rows
+
+
+@claim
+def bench_train_names_the_flag_it_cannot_take():
+    for flags, part in [
+            (["--shape", "enormous"], "shape 'enormous' unknown"), (["--dtype", "q8_0"], "--dtype: 'q8_0' is not f32 or bf16"),
+            (["--threads", "0"], "--threads: '0'"), (["-b", "two"], "--batch: 'two'"), (["-T", "0"], "--tokens: '0'"),
+            (["-b", ","], "an empty list"), (["-r", "100"], "-r: 100 is not in 1..99"), (["--json", "--csv"], "exclude each other"),
+            (["--shape", "gpt2", "-T", "1025"], "1024 positions"), (["extra"], "unexpected argument 'extra'")]:
+        refuses(2, part, *tiny_steps(*flags))
+    many = ["--shape", "llama-1b", "-b", 1000, "-T", 200]
+    refuses(5, "llama-1b with 1000 x 200 tokens needs ", *tiny_steps(*many))
+
+
 @claim
 def bench_tokenize_counts_bytes_and_tokens():
     text = words_text(20000)
