@@ -323,11 +323,12 @@ class Fact:
 
 
 def facts_about():
-    out = []
-    for o in load("about.jsonl"):
+    out, intents = [], load("about.jsonl")
+    own = {q for o in intents for q in o["questions"]}
+    for o in intents:
         wordings = list(o["questions"])
         for t in o.get("terms", []):
-            wordings += expand(t)
+            wordings += [w for w in expand(t) if w not in own]
         f = Fact(o["intent"], wordings, o["answers"], "about", o["keys"])
         f.terms = [bare(t.rstrip("*")) for t in o.get("terms", [])]
         for a in f.answers:
@@ -509,7 +510,9 @@ def read_stories(data, report):
                 n["dropped, in val_head"] += 1
                 continue
             text = plain("\n\n".join(lines))
-            whole = text and len(text) >= 200 and text[-1] in '.!?"' and i + 1 < len(parts)
+            text = text and re.sub(r"(?<=[a-z][.!?])(?=[A-Z][a-z])", " ", text)
+            whole = text and text.count('"') % 2 == 0 and not re.search(r"[$/]|\b(the|a|was|her|his|and|to) \1\b", text)
+            whole = whole and len(text) >= 200 and text[-1] in '.!?"' and i + 1 < len(parts)
             if not whole or not (text[0].isupper() or text[0] == '"'):
                 n["dropped, cut off or with odd letters"] += 1
             elif text in seen:
@@ -688,7 +691,7 @@ class Talk:
         self.hard = Deck(parts["hard"][1 if val else 0], rng)
         self.sentences = Deck(parts["sentences"][1 if val else 0], rng)
         self.shorts = Deck(parts["shorts"][1 if val else 0], rng)
-        self.groups, self.weights = zip(*(("about", 60), ("table", 11), ("sum", 6), ("count", 2), ("bigger", 4)))
+        self.groups, self.weights = zip(*(("about", 60), ("table", 16), ("sum", 6), ("count", 2), ("bigger", 4)))
 
     def fact(self, group=None):
         return self.facts[group or self.rng.choices(self.groups, self.weights)[0]]()
@@ -883,12 +886,16 @@ def unknown_questions(data, facts):
     path = os.path.join(data, "corpora", "chat", "dolly_open_qa.jsonl")
     taught = {t for f in facts for t in f.terms if len(t) > 3}
     taught = re.compile(r"\b(" + "|".join(sorted(re.escape(t) for t in taught)) + r")s?\b", re.I)
+    things = {re.sub(r"^(a|an) ", "", a).lower() for t in load("tables.jsonl") for a, _ in t["pairs"]}
     out = []
     with open(path, encoding="utf-8") as f:
         for line in f:
             m = re.match(r"### Human: (.*?) ### Assistant:", json.loads(line)["text"], re.S)
             q = plain(m.group(1).strip()) if m else None
             if q and 12 <= len(q) <= 110 and "\n" not in q and not (KNOWN_TOPICS.search(q) or taught.search(q)):
+                m = re.fullmatch(r"(?:what (?:is|are)|define|describe|explain) (?:a |an |the )?(.*?)s?\W*", q, re.I)
+                if m and m.group(1).lower() in things:
+                    continue
                 out.append(q)
     for c in COUNTRIES.split():
         out += [f"what is the capital of {c}", f"how many people live in {c}", f"who is the president of {c}", f"where is {c}"]
@@ -898,7 +905,7 @@ def unknown_questions(data, facts):
 COUNTRIES = ("Brazil Canada Australia Mexico China Kenya Egypt Poland Sweden Norway Finland Denmark Greece Turkey Peru Chile "
              "Argentina Portugal Belgium Austria Switzerland Hungary Romania Ukraine Russia Iran Iraq Nigeria Ghana Cuba "
              "Vietnam Thailand Indonesia Malaysia Korea Nepal Morocco Tunisia Colombia Ireland Scotland Iceland")
-TAUGHT = re.compile(r"opposite|antonym|plural|past tense|rhym|joke|story|poem|count|colou?r|month|day|sentence using", re.I)
+TAUGHT = re.compile(r"opposite|antonym|plural|past tense|synonym|rhym|joke|story|poem|count|colou?r|month|day|sentence using", re.I)
 
 
 def hard_tasks(data):
