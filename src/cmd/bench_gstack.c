@@ -6,11 +6,9 @@
  * the last fifth of the own run), and those of a seed the same order of data.  Learning rates are
  * tuned for the full model and for the small one, on runs of a tenth of the FLOPs with a seed that
  * is not compared; while the best of them is at the edge of what was tried, one more is. */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -56,12 +54,13 @@ static json_t *common_conf(const struct study *s, const char *name, int64_t seed
         free(path);
     }
     return json_pack("{s:s, s:s, s:s, s:o, s:f, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:I, s:I, s:i, "
-                     "s:i}",
+                     "s:I, s:i}",
                      "out", name, "tokenizer", "../tokenizer", "cache", "../cache", "data", data,
                      "eval_fraction", VAL_SHARE, "dim", t->dim, "n_heads", t->heads, "hidden_dim",
                      t->ffn, "max_seq_len", t->len, "batch_size", t->rows, "schedule", "wsd",
                      "mixed_precision", s->bf16, "threads", (json_int_t)s->n_thread, "seed",
-                     (json_int_t)seed, "eval_every", 0, "save_checkpoint_every", 0);
+                     (json_int_t)seed, "eval_every", 0, "eval_batches",
+                     (json_int_t)s->curve_batches, "save_checkpoint_every", 0);
 }
 
 static json_t *shape_conf(const struct study *s, int layers) {
@@ -97,13 +96,6 @@ static json_t *arm_conf(const struct study *s, enum gs_arm a, const char *name, 
 
 /* -- before the runs --------------------------------------------------------------------------- */
 
-static int make_dir(const char *path, struct err *err) {
-    if (mkdir(path, 0777) == 0 || (errno == EEXIST && file_is_dir(path)))
-        return 0;
-    return err_set(err, E_IO, "%s: %s", path,
-                   errno == EEXIST ? "is not a folder" : strerror(errno));
-}
-
 /* DIR/tokenizer, unless it is there from the study that is resumed. */
 static int make_tokenizer(const struct study *s, struct err *err) {
     static const char *const special[] = {END_OF_TEXT};
@@ -117,12 +109,13 @@ static int make_tokenizer(const struct study *s, struct err *err) {
     struct words *w = NULL;
     struct bpe_merges m = {0};
     int rc = -1, merges = s->tier->vocab - 256 - 1;
+    bool empty;
     if (file_exists(file)) {
         rc = 0;
         goto out;
     }
     if (!(w = words_read(&read, s->text, s->n_text, err)) ||
-        bpe_learn(w, merges, 2, false, &m, err) || make_dir(dir, err) ||
+        bpe_learn(w, merges, 2, false, &m, err) || dir_make(dir, &empty, err) ||
         hf_write(dir, &write, &m, err))
         goto out;
     rc = m.n == merges
@@ -338,7 +331,8 @@ static void announce(const struct study *s) {
 
 static int run_study(struct study *s, struct err *err) {
     char *runs = path_join(s->dir, "runs");
-    int rc = make_dir(runs, err), n_arm = 0;
+    bool empty;
+    int rc = dir_make(runs, &empty, err), n_arm = 0;
     free(runs);
     if (rc || make_tokenizer(s, err) || measure_shapes(s, err) || hold_settings(s, err) ||
         gs_csv_read(s, err))

@@ -4,6 +4,7 @@ No claim is about which way of training wins: the runs here are far too short to
 """
 
 import csv
+import fcntl
 import functools
 import json
 import math
@@ -272,6 +273,9 @@ def what_cannot_be_is_refused():
     write_text("reference/gstack.csv", good.replace("scratch,1,256,", "scratch,one,256,", 1))
     refuses(3, path, "bench", "gstack", "--text", text(), *SHORT, "--out", tmp("reference"), "--resume", "-q")
     write_text("reference/gstack.csv", good)
+    with open(tmp("reference/lock"), "w", encoding="utf-8") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        refuses(7, tmp("reference"), "bench", "gstack", "--text", text(), *SHORT, "--out", tmp("reference"), "--resume")
 
 
 main()
