@@ -187,7 +187,12 @@ def plain(text):
     return text if text.isascii() else None
 
 
+ONLY_ONE = "sun moon sea rain snow sky beach ocean jungle zoo park forest market kitchen".split()
+
+
 def article(noun):
+    if noun in ONLY_ONE:
+        return "the " + noun
     return ("an " if noun[0] in "aeiou" and not noun.startswith("uni") else "a ") + noun
 
 
@@ -528,14 +533,14 @@ def study(text, words):
     """What the story is about: a hero with kind and name, other names, and things that return."""
     s = Story(text)
     kinds = words["kinds_re"]
-    first = " ".join(text.split("\n\n")[:2])
+    first = text[:240].replace("\n\n", " ")  # what is named later is hardly what the story is about
     m = re.search(r"\b(?:a|an) ((?:[a-z]+,? ){0,3}?)(" + kinds + r") (?:named|called) ([A-Z][a-z]+)\b", first)
     s.names = [n for n, c in names_in(text).most_common(4) if c >= 2]
     if m and m.group(3) not in NOT_NAMES:
         s.hero = (m.group(2), m.group(3))
         s.names = [m.group(3)] + [n for n in s.names if n != m.group(3)]
     counts = collections.Counter(re.findall(r"[a-z]+", text))
-    early = set(re.findall(r"[a-z]+", text[:260]))
+    early = set(re.findall(r"[a-z]+", text[:170]))
     things = [w for w in words["objects_set"] if counts[w] >= 3 and w in early]
     things.sort(key=lambda w: (-counts[w], w))
     beasts = [w for w in words["kinds_set"] if counts[w] >= 3 and w in early and (not s.hero or w != s.hero[0])]
@@ -543,6 +548,9 @@ def study(text, words):
     if s.hero:
         kind, name = s.hero
         s.subjects += [f"{article(kind)} named {name}", f"{article(kind)} called {name}", name, article(kind)]
+        adjective = m.group(1).split()[-1] if m.group(1) else ""
+        if adjective and adjective not in ("little", "and", "old"):
+            s.subjects.append(article(f"{adjective} {kind}"))
     elif s.names:
         s.subjects += [s.names[0]]
     if len(s.names) >= 2:
@@ -553,8 +561,28 @@ def study(text, words):
             s.subjects.append(f"{article(s.hero[0])} and {article(w)}")
         elif s.names:
             s.subjects.append(f"{s.names[0]} and {article(w)}")
+        m = re.search(rf"\b(?:a|an|the) ((?:[a-z]+,? )?[a-z]+) {w}\b", text[:400])
+        if m and m.group(1).split()[-1] in words["looks_set"]:
+            s.subjects.append(article(f"{m.group(1).split()[-1]} {w}"))
+    m = re.search(r"\b(?:in|to|at|near) (?:a|the) (?:[a-z]+ )?(" + words["places_re"] + r")\b", text[:300])
+    if m and s.subjects:
+        base = article(s.hero[0]) if s.hero else s.subjects[0]
+        s.subjects.append(f"{base} {'at' if m.group(1) in AT else 'in'} the {m.group(1)}"
+                          if m.group(1) != base.split()[-1] else base)
+    s.subjects += [theme for word, n, theme in THEMES if len(re.findall(word, text)) >= n][:2]
     s.subjects = list(dict.fromkeys(s.subjects))
     return s
+
+
+AT = "beach zoo pond river lake sea school store market playground".split()
+# words that come so often when a story is about this
+THEMES = (
+    (r"\bshar(e|ed|ing)\b", 3, "sharing"), (r"\bbrave\b", 2, "being brave"), (r"\bfriends?\b", 4, "two friends"),
+    (r"\blost\b", 2, "something lost"), (r"\bbirthday\b", 2, "a birthday"), (r"\bparty\b", 2, "a party"), (r"\brace\b", 3, "a race"),
+    (r"\bmagic(al)?\b", 2, "magic"), (r"\btreasure\b", 2, "a treasure"), (r"\bpicnic\b", 2, "a picnic"), (r"\bsnow\b", 2, "snow"),
+    (r"\brain(ed|ing)?\b", 3, "rain"), (r"\bsorry\b", 2, "saying sorry"), (r"\bkind\b", 3, "being kind"), (r"\bdream\b", 2, "a dream"),
+    (r"\b(swim|swam|swimming)\b", 3, "swimming"), (r"\b(fly|flew|flying)\b", 4, "flying"), (r"\b(sing|sang|singing|song)\b", 3, "singing"),
+)
 
 
 NOT_NAMES = set("The One He She They It Once But Then And So When As At In On His Her From That I Let You We My Yes No "
@@ -612,12 +640,39 @@ def and_list(names):
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+def story_detail(s, rng):
+    """A question that a sentence of the story answers nearly word for word, or None."""
+    name = s.names[0] if s.names else ""
+    m = name and re.search(rf"\b{name} (?:liked|loved) to ([a-z][a-z' ]{{3,40}})[.,]", s.text)
+    if m and rng.random() < 0.6:
+        q = rng.choice(("what did {n} like to do", "what does {n} like to do", "what did {n} like", "what did {n} love"))
+        return turn(typed(q.format(n=name), rng), f"{name} liked to {m.group(1).split(' and ')[0]}.")
+    m = re.search(r"\b(?:went|go|going|come) to the ([a-z]+)\b", s.text)
+    if m and m.group(1) not in ("big", "little", "other", "old", "top", "same", "nearest", "local", "next") and rng.random() < 0.6:
+        q = rng.choice(("where did they go", "where did it happen", "where does the story happen", "where did {n} go") if name else
+                       ("where did they go", "where did it happen", "where does the story happen"))
+        return turn(typed(q.format(n=name), rng), f"It happened at the {m.group(1)}." if "happen" in q else f"To the {m.group(1)}.")
+    m = name and re.search(rf"\b{name} (?:was|felt) (?:so |very )?(happy|sad|proud|scared|angry|excited)\b", s.text.split("\n\n")[-1])
+    if m:
+        q = rng.choice(("how did {n} feel at the end", "how was {n} at the end", "was {n} happy in the end", "how did {n} feel"))
+        say = f"{name} was {m.group(1)}."
+        if "happy in" in q:
+            say = ("Yes, " if m.group(1) in ("happy", "proud", "excited") else "No, ") + say
+        return turn(typed(q.format(n=name), rng), say)
+    return None
+
+
 def story_follow(s, x, rng):
     """A question about the story just told, or None."""
     r = rng.random()
+    detail = story_detail(s, rng) if r < 0.3 else None
+    if detail:
+        return detail
+    r = rng.random()
     if r < 0.25 and s.hero:
         kind, name = s.hero
-        q, say = rng.choice(HERO_ASK), rng.choice(HERO_SAY)
+        q = rng.choice(HERO_ASK)
+        say = rng.choice(HERO_SAY[:1] if q.startswith("who") else HERO_SAY[1:])
         return turn(typed(q.format(k=kind), rng), say.format(k=kind, n=name))
     if r < 0.5 and s.names:
         names = s.names[:3]
@@ -628,8 +683,10 @@ def story_follow(s, x, rng):
         return turn(typed(rng.choice(WHAT_ASK), rng), f"The story was about {about}.")
     if r < 0.9:
         return turn(typed(rng.choice(LIKE_ASK), rng), rng.choice(LIKE_SAY))
-    return turn(typed(rng.choice(("thanks", "thank you", "that was nice", "i like that story")), rng),
-                rng.choice(("You are welcome!", "I am glad that you like it!")))
+    if r < 0.95:
+        return turn(typed(rng.choice(("thanks", "thank you", "thank you for the story")), rng), "You are welcome!")
+    return turn(typed(rng.choice(("that was nice", "i like that story", "nice story", "what a nice story")), rng),
+                "I am glad that you like it!")
 
 
 def story_system(rng):
@@ -988,6 +1045,8 @@ def prepare_words():
     words = load("words.json")
     for k in ("kinds", "objects"):
         words[k + "_set"] = set(words[k].split())
+    words["looks_set"] = set(words["looks"].split())
+    words["places_re"] = words["places"].replace(" ", "|")
     words["kinds_re"] = "|".join(sorted(words["kinds_set"], key=lambda w: (-len(w), w)))
     words["rough_re"] = r"\b(" + words["rough"].replace(" ", "|") + r")\b"
     return words
@@ -1030,7 +1089,7 @@ def build(args):
     chats = {}
     r = rng("story chats")
     deck = Deck(shorts[0], r)
-    chats["chats_story"] = [story_chat(s, deck, r, words) for s in tellable[0]]
+    chats["chats_story"] = [story_chat(s, deck, r, words) for s in tellable[0] * 2]  # twice, in other words
     talk = Talk(parts, words, rng("talk"), False)
     chats["chats_talk"] = [talk.chat() for _ in range(args.talks)]
     chats["chats_fish"] = fish_chats(args.data, rng("fish"), 2500)
