@@ -266,7 +266,24 @@ static void print_speedups(const json_t *arms) {
             printf(" %s |", format_percent(text, level));
         printf("\n");
     }
-    printf("\n(never: the arm, or scratch, does not come down to that loss)\n\n");
+    printf(
+        "\n(never: the arm, or scratch, does not come down to that loss; (1 of 3): only in so many "
+        "seeds, whose mean flatters)\n\n");
+}
+
+/* Arms that saw texts more than once: an epoch is worth less the second time. */
+static void print_epochs(const json_t *arms) {
+    const json_t *a;
+    size_t i;
+    int n = 0;
+    json_array_foreach(arms, i, a) {
+        if (real_of(a, "epochs") > 1)
+            printf("%s%s (%.2f epochs)",
+                   n++ ? ", " : "Texts repeat, which hurts, in: ", text_of(a, "arm"),
+                   real_of(a, "epochs"));
+    }
+    if (n)
+        printf("\n");
 }
 
 static void print_verdict(const json_t *arm) {
@@ -291,6 +308,7 @@ void gs_print(const json_t *report) {
     print_tuning(report);
     print_arms(arms);
     print_speedups(arms);
+    print_epochs(arms);
     json_array_foreach(arms, i, a) if (json_object_get(a, "verdict")) print_verdict(a);
     if (json_is_boolean(small))
         printf("%s\n", json_is_true(small)

@@ -256,6 +256,22 @@ def a_table_a_chart_and_a_study_that_train_repeats():
 
 
 @claim
+def a_text_that_is_shorter_than_an_arm_needs_is_told():
+    few = write_text("short.txt", words_text(20000).replace("Once", "<|endoftext|>Once"))
+    r = pumice("bench", "gstack", "--text", few, *SHORT, "--tokens", 10000, "--arms", "base", "--seeds", 1, "--out",
+               tmp("short"))
+    base = read_json(tmp("short"), "gstack.json")["arms"][1]
+    assert base["epochs"] > 1 and f"base ({base['epochs']:.2f} epochs)" in r.out, r.out
+    assert "epochs" in r.err, r.err
+
+
+@claim
+def help_fits_80_columns():
+    out = pumice("bench", "gstack", "--help").out
+    assert out.startswith("usage: pumice bench gstack") and all(len(line) <= 80 for line in out.split("\n")), out
+
+
+@claim
 def what_cannot_be_is_refused():
     few = write_text("few.txt", "A cat.<|endoftext|>A dog.<|endoftext|>")
     for args, part, status in [
