@@ -1,6 +1,6 @@
 /* sample.c - see sample.h. Order of the filters as in llama.cpp: bias and penalties, top_k, top_p,
- * min_p, temperature.  The best candidates come off a heap, so a vocabulary of 150,000 is never
- * sorted. */
+ * min_p, temperature.  The largest logit of every 64 is found first, in one pass; whoever looks for
+ * the k best then skips all others.  Nothing sorts a vocabulary of 150,000. */
 #include "model/sample.h"
 
 #include <math.h>
@@ -10,6 +10,8 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+
+#define BLOCK 64 /* logits with one peak */
 
 struct cand {
     int32_t id;
@@ -25,6 +27,7 @@ struct sampler {
     uint8_t *seen;      /* (vocab) among the last repeat_last_n; scratch, all zero between calls */
     struct cand *cand;  /* (vocab) */
     float *weight;      /* (vocab) the logits after penalties, then the candidates' weights */
+    float *peak;        /* (vocab / BLOCK, rounded up) the largest logit of each block */
 };
 
 struct sampling sampling_default(void) {
@@ -45,6 +48,7 @@ struct sampler *sampler_new(const struct sampling *s, int vocab) {
     p->seen = mem_array((size_t)vocab, 1);
     p->cand = mem_array((size_t)vocab, sizeof *p->cand);
     p->weight = mem_array((size_t)vocab, sizeof *p->weight);
+    p->peak = mem_array((size_t)vocab / BLOCK + 1, sizeof *p->peak);
     return p;
 }
 
@@ -56,6 +60,7 @@ void sampler_free(struct sampler *s) {
     free(s->seen);
     free(s->cand);
     free(s->weight);
+    free(s->peak);
     free(s);
 }
 
@@ -92,16 +97,44 @@ static void penalise(struct sampler *p, float *logits) {
                 logits[id] -= s->presence_penalty + s->frequency_penalty * (float)p->generated[id];
 }
 
-/* The best id (lowest among equals), or -1 if any logit is NaN. */
-static int32_t best(const float *logits, int n) {
-    int32_t at = 0;
-    for (int i = 0; i < n; i++) {
-        if (isnan(logits[i]))
-            return -1;
-        if (logits[i] > logits[at])
-            at = i;
+/* The largest of n logits; *nan is set if any is NaN.  Lanes, of which compilers make vectors. */
+static float peak(const float *x, int n, bool *nan) {
+    float max[16], top = -INFINITY;
+    int odd[16] = {0}, any = 0, i = 0;
+    for (int k = 0; k < 16; k++)
+        max[k] = -INFINITY;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++) {
+            max[k] = x[i + k] > max[k] ? x[i + k] : max[k];
+            odd[k] |= x[i + k] != x[i + k];
+        }
+    for (int k = 0; k < 16; k++) {
+        top = max[k] > top ? max[k] : top;
+        any |= odd[k];
     }
-    return at;
+    for (; i < n; i++) {
+        top = x[i] > top ? x[i] : top;
+        any |= x[i] != x[i];
+    }
+    *nan |= any;
+    return top;
+}
+
+/* Fills the peaks; the best id (lowest among equals), or -1 if any logit is NaN. */
+static int32_t best(struct sampler *p) {
+    const float *x = p->weight;
+    int n_peak = (p->vocab + BLOCK - 1) / BLOCK, top = 0;
+    bool nan = false;
+    for (int i = 0; i < n_peak; i++) {
+        int n = p->vocab - i * BLOCK < BLOCK ? p->vocab - i * BLOCK : BLOCK;
+        p->peak[i] = peak(x + i * BLOCK, n, &nan);
+        if (p->peak[i] > p->peak[top])
+            top = i;
+    }
+    int32_t at = top * BLOCK;
+    while (!nan && x[at] != p->peak[top])
+        at++;
+    return nan ? -1 : at;
 }
 
 /* -- the best candidates in order -------------------------------------------------------------- */
@@ -135,23 +168,66 @@ static void heap_pop(struct cand *h, int n) {
     sift_down(h, n - 1, 0);
 }
 
+/* A heap of the k best so far, the worst of them on top. */
+static void replace_worst(struct cand *h, int k, struct cand x) {
+    int i = 0;
+    for (int child; (child = 2 * i + 1) < k; i = child) {
+        if (child + 1 < k && better(h[child], h[child + 1]))
+            child++;
+        if (!better(x, h[child]))
+            break;
+        h[i] = h[child];
+    }
+    h[i] = x;
+}
+
+/* The k best (k <= vocab / 2) to cand[vocab-1], [vocab-2], ..., which the heap at the front does not
+ * reach.  Ids ascend, so one that only equals the worst comes too late. */
+static void take_best(struct sampler *p, int k) {
+    struct cand *h = p->cand;
+    for (int i = 0; i < k; i++)
+        h[i] = (struct cand){INT32_MAX, -INFINITY};
+    for (int b = 0; b * BLOCK < p->vocab; b++) {
+        if (p->peak[b] < h[0].logit)
+            continue;
+        for (int i = b * BLOCK; i < (b + 1) * BLOCK && i < p->vocab; i++) {
+            struct cand x = {i, p->weight[i]};
+            if (better(x, h[0]))
+                replace_worst(h, k, x);
+        }
+    }
+    for (int m = k; m > 0; m--) {
+        struct cand worst = h[0];
+        replace_worst(h, m - 1, h[m - 1]);
+        p->cand[p->vocab - m] = worst;
+    }
+}
+
+/* All candidates, as a heap whose top is the best. */
+static void heap_all(struct sampler *p) {
+    for (int i = 0; i < p->vocab; i++)
+        p->cand[i] = (struct cand){i, p->weight[i]};
+    heap_make(p->cand, p->vocab);
+}
+
 /* How many of the best candidates top_k and top_p keep; they end up at cand[vocab-1], [vocab-2],
- * ... */
-static int select_best(struct sampler *p) {
+ * ...  `top` is the best logit. */
+static int select_best(struct sampler *p, float top) {
     int n = p->vocab, limit = p->s.top_k > 0 && p->s.top_k < n ? p->s.top_k : n, kept = 0;
-    heap_make(p->cand, n);
-    float top = p->cand[0].logit;
     double total = 0;
-    if (p->s.top_p < 1 &&
-        limit == n) /* probabilities are over all candidates: no need to order them first */
+    if (limit <= n / 2) {
+        take_best(p, limit);
+        kept = limit;
+    } else {
+        heap_all(p);
+        for (; limit < n && kept < limit; kept++)
+            heap_pop(p->cand, n - kept);
+    }
+    if (p->s.top_p < 1 && limit == n) /* over all candidates: no need to order them first */
         for (int i = 0; i < n; i++)
             total += exp((double)p->cand[i].logit - top);
-    if (limit < n) {
-        for (; kept < limit; kept++)
-            heap_pop(p->cand, n - kept);
-        for (int i = 0; i < kept; i++)
-            total += exp((double)p->cand[n - 1 - i].logit - top);
-    }
+    for (int i = 0; i < kept; i++)
+        total += exp((double)p->cand[n - 1 - i].logit - top);
     if (p->s.top_p >= 1 && limit < n)
         return kept;
     double sum = 0;
@@ -171,10 +247,11 @@ static int select_best(struct sampler *p) {
 static int32_t draw(struct sampler *p, float top) {
     const struct sampling *s = &p->s;
     int n = p->vocab, kept = n;
-    for (int i = 0; i < n; i++)
-        p->cand[i] = (struct cand){i, p->weight[i]};
     if ((s->top_k > 0 && s->top_k < n) || s->top_p < 1)
-        kept = select_best(p);
+        kept = select_best(p, top);
+    else
+        for (int i = 0; i < n; i++)
+            p->cand[i] = (struct cand){i, p->weight[i]};
     float floor = s->min_p > 0 ? top + logf(s->min_p) : -INFINITY;
     double sum = 0;
     for (int i = 0; i < kept; i++) { /* walk from the back, where select_best left the best */
@@ -199,7 +276,7 @@ int32_t sampler_next(struct sampler *p, const float *raw) {
     float *logits = p->weight;
     memcpy(logits, raw, (size_t)p->vocab * sizeof *logits);
     penalise(p, logits);
-    int32_t id = best(logits, p->vocab);
+    int32_t id = best(p);
     if (id < 0)
         return -1;
     if (p->s.temp > 0 && isfinite(logits[id])) /* nothing to weigh beside an infinite logit */

@@ -65,6 +65,35 @@ static void top_k_keeps_exactly_the_k_best(void **state) {
     assert_int_equal(count[1] + count[3], 20000);
 }
 
+/* As many blocks of logits as a small vocabulary has, with equal ones, also at the edge of the k. */
+static void top_k_finds_the_k_best_of_a_whole_vocabulary(void **state) {
+    (void)state;
+    enum { N = 1003, K = 9 };
+    float logits[N];
+    FOR_SEEDS(20) {
+        struct rng r;
+        rng_seed(&r, seed);
+        for (int i = 0; i < N; i++)
+            logits[i] = (float)rng_below(&r, 200) / 100 - 1 / (float)(1 + i % 3);
+        struct sampling s = plain(1000); /* nearly uniform among those that are kept */
+        s.top_k = K;
+        s.seed = seed;
+        struct sampler *p = sampler_new(&s, N);
+        int count[N] = {0};
+        for (int i = 0; i < 1000; i++)
+            count[sampler_next(p, logits)]++;
+        sampler_free(p);
+        for (int i = 0; i < N; i++) {
+            int before = 0; /* how many come before i */
+            for (int j = 0; j < N; j++)
+                before += logits[j] > logits[i] || (logits[j] == logits[i] && j < i);
+            if ((before < K) != (count[i] > 0))
+                fail_msg("seed %d: id %d, in place %d, was drawn %d times", (int)seed, i, before,
+                         count[i]);
+        }
+    }
+}
+
 static void top_p_keeps_the_smallest_set_that_reaches_p(void **state) {
     (void)state;
     /* probabilities 0.5, 0.3, 0.15, 0.05 */
@@ -185,6 +214,7 @@ int main(void) {
         cmocka_unit_test(nan_logits_are_reported_not_sampled),
         cmocka_unit_test(draws_follow_the_softmax_at_each_temperature),
         cmocka_unit_test(top_k_keeps_exactly_the_k_best),
+        cmocka_unit_test(top_k_finds_the_k_best_of_a_whole_vocabulary),
         cmocka_unit_test(top_p_keeps_the_smallest_set_that_reaches_p),
         cmocka_unit_test(min_p_drops_what_is_unlikely_beside_the_best),
         cmocka_unit_test(same_seed_gives_the_same_tokens_whatever_the_filter_order),
