@@ -62,7 +62,7 @@ class Deck:
 
 LEADS = ("please", "hey", "hi,", "ok,", "so", "well,", "pumice,", "hello,", "and", "tell me,")
 ASKS = re.compile(r"(\w+, |so |and |hey |hello |please |now )*((in|to|at|with|from|under) (\w+ ){1,4}?)?(what|what's|who|how|why|where|"
-                  r"when|which|is|are|am|was|were|has|do|does|can|could|will|should|did|may|would|have)\b(?! you like)", re.I)
+                  r"when|which|is|are|am|was|were|has|do|does|can|could|will|should|did|may|would|have (?:you|we|i))\b(?! you like)", re.I)
 TYPO_KEEP = re.compile(r"^[a-z]{5,}$")
 CASUAL = {
     "what is": ("what's", "whats"), "i am": ("i'm", "im"), "you are": ("you're", "u are"), "do not": ("don't", "dont"),

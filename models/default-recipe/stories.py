@@ -313,7 +313,7 @@ def example_sentences(stories, words):
             for s in re.split(r"(?<=[.!]) ", p):
                 if not 18 <= len(s) <= 60 or '"' in s or not re.fullmatch(r"[A-Z][A-Za-z ,']+\.", s):
                     continue
-                if re.match(r"(He|She|It|They|But|So|And|Then|His|Her|Their|This|That|There|One|You|We|I|In the end|Suddenly|"
+                if re.match(r"(He|She|It|They|But|So|And|Then|His|Her|Their|This|That|There|One|You|Your|My|Our|We|I|In the end|Suddenly|"
                             r"As|When|After|At|Finally|Soon|Now|Next|From|Later|Just|Even|Every|Inside|With|To)\b", s):
                     continue
                 if any(freq[w] < common for w in re.findall(r"[a-z']+", s.lower())):
