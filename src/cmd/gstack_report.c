@@ -356,7 +356,7 @@ static bool add_block(struct chart *c, const struct study *s, enum gs_arm a, dou
         buf_printf(&c->dat, "%.6g %.4f %.6f %.6f %.6f\n", flops, percent, y[0], y[1], y[2]);
         lines++;
         c->low = fmin(c->low, y[1]);
-        if (a == GS_SCRATCH && percent > 4 && !isfinite(c->top))
+        if (a == GS_SCRATCH && percent > 2.5 && !isfinite(c->top))
             c->top = y[0];
         if (percent < 50)
             continue;
@@ -402,7 +402,7 @@ static void add_script(struct buf *gp, const struct study *s, struct chart *c) {
         buf_printf(gp, "set terminal %s size 1200,560\nset output 'gstack.%s'\n", kind[i], kind[i]);
         buf_printf(gp,
                    "set multiplot layout 1,2\nset key on top right\nset logscale x\n"
-                   "set xtics (1, 2, 3, 5, 10, 20, 30, 50, 70, 100)\nset xrange [2:102]\n"
+                   "set xtics (1, 2, 3, 5, 10, 20, 30, 50, 70, 100)\nset xrange [1.5:102]\n"
                    "set yrange [%.6f:%.6f]\nplot %s%s\n",
                    c->low - 0.02 * (c->top - c->low), c->top, spread, line);
         buf_printf(gp,
