@@ -1,28 +1,31 @@
 /* kv.c - see kv.h.
  *
- * One block for all slots: [slot][layer][k, v][token][kv head][component].  A view's stride is one
- * token of one layer, so attention walks memory forwards. */
+ * One piece for all slots: [slot][layer][k, v][kv head][block of tokens].  Attention takes one head
+ * at a time, and so walks memory forwards. */
 #include "model/kv.h"
 
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "num/attend.h"
 
 struct kv {
     enum dtype type;
-    int n_slot, n_ctx, n_layer;
-    size_t stride; /* bytes of one token's k (or v) of one layer */
+    int n_slot, n_ctx, n_layer, n_head;
+    size_t block, head; /* bytes of a block of tokens, and of a sequence, of one head's k (or v) */
     size_t bytes;
     char *data;
 };
 
 size_t kv_token_bytes(const struct cfg *c, enum dtype type) {
-    return (size_t)2 * c->n_layer * dtype_row_bytes(type, c->n_kv_head * c->head_dim);
+    return attend_block_bytes(type, c->head_dim) / ATTEND_BLOCK * 2 * (size_t)c->n_layer *
+           (size_t)c->n_kv_head;
 }
 
 struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, struct err *err) {
     size_t bytes;
-    if (!size_mul(kv_token_bytes(c, type), (size_t)n_ctx, &bytes) ||
+    size_t n_block = ((size_t)n_ctx + ATTEND_BLOCK - 1) / ATTEND_BLOCK;
+    if (!size_mul(kv_token_bytes(c, type), n_block * ATTEND_BLOCK, &bytes) ||
         !size_mul(bytes, (size_t)n_slot, &bytes)) {
         err_set(err, E_MEMORY, "KV cache: %d sequences of %d tokens overflow the address space",
                 n_slot, n_ctx);
@@ -42,7 +45,9 @@ struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, 
                       .n_slot = n_slot,
                       .n_ctx = n_ctx,
                       .n_layer = c->n_layer,
-                      .stride = dtype_row_bytes(type, c->n_kv_head * c->head_dim),
+                      .n_head = c->n_kv_head,
+                      .block = attend_block_bytes(type, c->head_dim),
+                      .head = attend_block_bytes(type, c->head_dim) * n_block,
                       .bytes = bytes,
                       .data = data};
     return kv;
@@ -72,7 +77,7 @@ size_t kv_bytes(const struct kv *kv) {
 }
 
 struct kv_view kv_view(const struct kv *kv, int slot, int layer) {
-    size_t half = kv->stride * (size_t)kv->n_ctx;
-    char *k = kv->data + ((size_t)slot * kv->n_layer + layer) * 2 * half;
-    return (struct kv_view){k, k + half, kv->stride, kv->type};
+    size_t half = kv->head * (size_t)kv->n_head;
+    char *k = kv->data + ((size_t)slot * (size_t)kv->n_layer + (size_t)layer) * 2 * half;
+    return (struct kv_view){k, k + half, kv->head, kv->block, kv->type};
 }

@@ -1,5 +1,6 @@
-/* kv.h - the keys and values of past tokens, per sequence slot.  Flat layout: one block per slot;
- * run.c sees only views with strides, so that another layout is a change to this pair of files. */
+/* kv.h - the keys and values of past tokens, per sequence slot, in blocks of ATTEND_BLOCK tokens as
+ * num/attend.h lays them out.  Flat layout: one piece per slot; run.c sees only views with strides,
+ * so that another layout is a change to this pair of files. */
 #ifndef MODEL_KV_H
 #define MODEL_KV_H
 
@@ -8,8 +9,8 @@
 
 struct kv;
 
-/* Room for n_slot sequences of n_ctx tokens; type is DT_F32 or DT_F16.  E_MEMORY with the bytes
- * needed. */
+/* Room for n_slot sequences of n_ctx tokens; type is DT_F32, DT_F16, DT_BF16 or DT_Q8_0 (bytes and a
+ * scale for each head of a token).  E_MEMORY with the bytes needed. */
 struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, struct err *err);
 void kv_close(struct kv *kv);
 int kv_ctx(const struct kv *kv);
@@ -18,11 +19,10 @@ enum dtype kv_type(const struct kv *kv);
 size_t kv_bytes(const struct kv *kv);                        /* reserved, all slots */
 size_t kv_token_bytes(const struct cfg *c, enum dtype type); /* K and V of one token, all layers */
 
-/* K and V of one layer of one slot: token t's n_kv_head*head_dim components start at k +
- * t*stride. */
+/* K and V of one layer of one slot: block b of head g is at k + g * head + b * block. */
 struct kv_view {
     char *k, *v;
-    size_t stride; /* bytes from one token to the next */
+    size_t head, block; /* bytes from one to the next */
     enum dtype type;
 };
 struct kv_view kv_view(const struct kv *kv, int slot, int layer);

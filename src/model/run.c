@@ -4,21 +4,29 @@
  * the batch, D model width, H heads, G key-value heads, C components of a head, F width of the MLP.
  *
  * Invariants: (1) the arithmetic of a token's row depends on the token, its position and its
- * sequence's KV only: every kernel works on one row, and attention walks the past in order, so a
- * batch, a chunk and a single step give the same bits; (2) nothing is allocated between entry and
+ * sequence's KV only: every kernel works on one row, and attention adds up the past in an order of
+ * its own (attend.h), so a batch, a chunk and a single step give the same bits; (2) nothing is allocated between entry and
  * exit of run_step. Tested in test/unit/run.c. */
 #include "model/run.h"
 
-#include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "model/rope.h"
+#include "num/attend.h"
 #include "num/kern.h"
 #include "num/linear.h"
 #include "num/panel.h"
+
+#define TILE 64  /* rows of queries that meet a block of keys together */
+#define SHARES 4 /* a thread, at least, or the past is split */
+
+struct tile { /* n consecutive tokens of a span */
+    int tok, n;
+};
 
 struct run {
     const struct model *m; /* borrowed */
@@ -26,15 +34,20 @@ struct run {
     struct linear_ctx *lin;
     int max_tok, n_ctx;
 
-    float *x;         /* (T, D) the residual stream                     */
-    float *h, *h2;    /* (T, D) normed inputs of attention and MLP      */
-    float *q, *att;   /* (T, H*C)                                       */
-    float *k, *v;     /* (T, G*C)                                       */
-    float *gate, *up; /* (T, F)                                         */
-    float *y;         /* (T, D) what a sub-layer adds to the stream     */
-    float *score;     /* (threads, n_ctx) attention weights of one head */
-    float *cos, *sin; /* (n_ctx, rope_dim/2)                            */
-    int *slot, *pos;  /* (T) whose token this is, and where             */
+    float *x;            /* (T, D) the residual stream                     */
+    float *h, *h2;       /* (T, D) normed inputs of attention and MLP      */
+    float *q, *att;      /* (T, H*C)                                       */
+    float *k, *v;        /* (T, G*C)                                       */
+    float *gate, *up;    /* (T, F)                                         */
+    float *y;            /* (T, D) what a sub-layer adds to the stream     */
+    float *cos, *sin;    /* (n_ctx, rope_dim/2)                            */
+    int *slot, *pos;     /* (T) whose token this is, and where             */
+    struct tile *tile;   /* (T) the batch in tiles                         */
+    int n_tile, n_split; /* n_split: of the longest past                 */
+    char *tmp;           /* (threads) of tmp_bytes for attend_tile()          */
+    size_t tmp_bytes, part_floats;
+    float *part;      /* (SHARES * threads) of part_floats: results of splits */
+    atomic_int *done; /* (SHARES * threads) splits that are finished        */
     void *arena;      /* owns all of the above                          */
     size_t arena_bytes;
 
@@ -51,6 +64,12 @@ static void *piece(char *base, size_t *used, size_t n, size_t size) {
     return p;
 }
 
+/* Tokens in a tile. */
+static int tile_tokens(const struct cfg *c) {
+    int group = c->n_head / c->n_kv_head;
+    return group < TILE ? TILE / group : 1;
+}
+
 static size_t carve(struct run *r, char *base) {
     const struct cfg *c = &r->m->cfg;
     size_t used = 0, t = (size_t)r->max_tok, f = sizeof(float);
@@ -65,7 +84,11 @@ static size_t carve(struct run *r, char *base) {
     r->v = piece(base, &used, t * c->n_kv_head * c->head_dim, f);
     r->gate = piece(base, &used, c->gated ? t * c->ffn : 0, f);
     r->up = piece(base, &used, t * c->ffn, f);
-    r->score = piece(base, &used, (size_t)pool_size(r->pool) * r->n_ctx, f);
+    size_t shares = (size_t)SHARES * (size_t)pool_size(r->pool);
+    r->tile = piece(base, &used, t, sizeof *r->tile);
+    r->tmp = piece(base, &used, (size_t)pool_size(r->pool), r->tmp_bytes);
+    r->part = piece(base, &used, shares * r->part_floats, f);
+    r->done = piece(base, &used, shares, sizeof *r->done);
     r->cos = piece(base, &used, half, f);
     r->sin = piece(base, &used, half, f);
     r->slot = piece(base, &used, t, sizeof(int));
@@ -82,6 +105,11 @@ struct run *run_new(const struct model *m, struct pool *pool, int max_tok, int n
     r->lin = linear_new(pool, max_tok, widest > c->dim ? widest : c->dim, err);
     if (!r->lin)
         goto fail;
+    int group = c->n_head / c->n_kv_head, n_split = (n_ctx + ATTEND_SPLIT - 1) / ATTEND_SPLIT;
+    r->tmp_bytes = (attend_tmp(tile_tokens(c) * group, c->head_dim) + 63) / 64 * 64;
+    r->part_floats =
+        attend_part_floats(&(struct attend_tile){.c = c->head_dim, .n = 1, .group = group}) *
+        (size_t)n_split;
     r->arena_bytes = carve(r, NULL);
     r->arena = mem_pages(r->arena_bytes, "activations", err);
     if (!r->arena)
@@ -217,11 +245,26 @@ static void embed(const struct run *r, const struct batch *b) {
         }
 }
 
+/* Cuts the batch into tiles of about TILE rows. */
+static void cut(struct run *r, const struct batch *b) {
+    int most = tile_tokens(&r->m->cfg), t = 0;
+    r->n_tile = r->n_split = 0;
+    for (int s = 0; s < b->n_span; s++) {
+        const struct span *sp = &b->span[s];
+        int n_split = (sp->pos + sp->n - 1) / ATTEND_SPLIT + 1;
+        r->n_split = n_split > r->n_split ? n_split : r->n_split;
+        for (int i = 0; i < sp->n; i += most)
+            r->tile[r->n_tile++] = (struct tile){t + i, sp->n - i < most ? sp->n - i : most};
+        t += sp->n;
+    }
+}
+
 struct attn {
     struct run *r;
     const struct kv *kv;
     const struct layer *l;
     int layer, n_tok;
+    atomic_int next; /* which share of attention nobody has taken yet */
 };
 
 /* Turns q and k by their positions and appends k and v to the cache. */
@@ -247,54 +290,92 @@ static void rope_and_store(void *arg, int id, int n) {
             kern.rope(k, cos, sin, c->n_kv_head, c->head_dim, c->rope_dim);
         }
         struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
-        size_t at = (size_t)r->pos[t] * kv.stride;
-        if (kv.type == DT_F16) {
-            kern.f16_pack(kv.k + at, k, dk);
-            kern.f16_pack(kv.v + at, v, dk);
-        } else {
-            memcpy(kv.k + at, k, (size_t)dk * sizeof *k);
-            memcpy(kv.v + at, v, (size_t)dk * sizeof *v);
+        size_t block = (size_t)(r->pos[t] / ATTEND_BLOCK) * kv.block;
+        for (int g = 0, j = r->pos[t] % ATTEND_BLOCK; g < c->n_kv_head; g++) {
+            size_t at = (size_t)g * kv.head + block;
+            attend_put_k(kv.type, kv.k + at, j, k + g * c->head_dim, c->head_dim);
+            attend_put_v(kv.type, kv.v + at, j, v + g * c->head_dim, c->head_dim);
         }
     }
 }
 
-/* softmax(q k^T / sqrt(C)) v of one head of one token over its past. */
-static void attend_head(const struct attn *a, int t, int head, float *score) {
+/* Tile i's queries of the heads that share key-value head g. */
+static struct attend_tile tile_of(const struct attn *a, int i, int g, int *first, char *tmp) {
     const struct run *r = a->r;
     const struct cfg *c = &r->m->cfg;
-    size_t off = (size_t)t * c->n_head * c->head_dim + (size_t)head * c->head_dim;
-    struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
-    int first = c->window && r->pos[t] >= c->window ? r->pos[t] - c->window + 1 : 0;
-    int n = r->pos[t] - first + 1;
-    size_t group =
-        (size_t)(head / (c->n_head / c->n_kv_head)) * dtype_row_bytes(kv.type, c->head_dim);
-    const char *k = kv.k + (size_t)first * kv.stride + group;
-    const char *v = kv.v + (size_t)first * kv.stride + group;
-    float scale = 1.0f / sqrtf((float)c->head_dim);
-    bool half = kv.type == DT_F16;
-    (half ? kern.attn_score_f16 : kern.attn_score_f32)(score, r->q + off, k, kv.stride, n,
-                                                       c->head_dim, scale);
-    float sum = kern.softmax_exp(score, n);
-    (half ? kern.attn_mix_f16 : kern.attn_mix_f32)(r->att + off, score, v, kv.stride, n,
-                                                   c->head_dim, 1.0f / sum);
+    const struct tile t = r->tile[i];
+    struct kv_view kv = kv_view(a->kv, r->slot[t.tok], a->layer);
+    size_t group = (size_t)(c->n_head / c->n_kv_head), ld = (size_t)(c->n_head * c->head_dim);
+    size_t at = (size_t)t.tok * ld + (size_t)g * group * (size_t)c->head_dim;
+    for (int j = 0; c->window && j < t.n; j++) {
+        int p = r->pos[t.tok + j] + 1 - c->window;
+        first[j] = p > 0 ? p : 0;
+    }
+    return (struct attend_tile){.type = kv.type,
+                                .c = c->head_dim,
+                                .group = (int)group,
+                                .pos = r->pos[t.tok],
+                                .n = t.n,
+                                .first = c->window ? first : NULL,
+                                .q = r->q + at,
+                                .out = r->att + at,
+                                .ld = ld,
+                                .k = kv.k + (size_t)g * kv.head,
+                                .v = kv.v + (size_t)g * kv.head,
+                                .block = kv.block,
+                                .tmp = tmp};
 }
 
-/* Each thread takes every n-th group of heads that share keys: later tokens have longer pasts, so
- * blocks of tokens would leave one thread with most of the work. */
-static void attend(void *arg, int id, int n) {
-    const struct attn *a = arg;
-    const struct cfg *c = &a->r->m->cfg;
-    int group = c->n_head / c->n_kv_head;
-    float *score = a->r->score + (size_t)id * a->r->n_ctx;
-    for (int i = id; i < a->n_tok * c->n_kv_head; i += n)
-        for (int g = 0; g < group; g++)
-            attend_head(a, i / c->n_kv_head, i % c->n_kv_head * group + g, score);
+/* Threads take one tile and key-value head after the other, the late tokens first: their pasts are
+ * the longest.  Who takes which is left to the moment; no bit depends on it. */
+static void attend_tiles(void *arg, int id, int n) {
+    struct attn *a = arg;
+    const struct run *r = a->r;
+    int g = r->m->cfg.n_kv_head, first[TILE];
+    (void)n;
+    for (int i; (i = atomic_fetch_add(&a->next, 1)) < r->n_tile * g;) {
+        struct attend_tile t =
+            tile_of(a, r->n_tile - 1 - i / g, i % g, first, r->tmp + (size_t)id * r->tmp_bytes);
+        attend_tile(&t);
+    }
+}
+
+/* The same with a share for each split of the keys: for a few tokens with long pasts.  Whoever
+ * finishes the last split of a tile joins them. */
+static void attend_shares(void *arg, int id, int n) {
+    struct attn *a = arg;
+    const struct run *r = a->r;
+    int g = r->m->cfg.n_kv_head, first[TILE], s0, s1;
+    (void)n;
+    for (int i; (i = atomic_fetch_add(&a->next, 1)) < r->n_tile * g * r->n_split;) {
+        int at = i / r->n_split, split = i % r->n_split;
+        struct attend_tile t =
+            tile_of(a, at / g, at % g, first, r->tmp + (size_t)id * r->tmp_bytes);
+        float *part = r->part + (size_t)at * r->part_floats;
+        attend_splits(&t, &s0, &s1);
+        if (split >= s0 && split < s1)
+            attend_part(&t, split, part + (size_t)(split - s0) * attend_part_floats(&t));
+        if (atomic_fetch_add(&r->done[at], 1) == r->n_split - 1)
+            attend_join(&t, part);
+    }
+}
+
+static void attend_all(struct attn *a) {
+    struct run *r = a->r;
+    int items = r->n_tile * r->m->cfg.n_kv_head;
+    if (items >= SHARES * pool_size(r->pool) || a->n_tok > r->n_tile) {
+        pool_run(r->pool, attend_tiles, a);
+        return;
+    }
+    for (int i = 0; i < items; i++)
+        atomic_store_explicit(&r->done[i], 0, memory_order_relaxed);
+    pool_run(r->pool, attend_shares, a);
 }
 
 /* r->y = attention(r->h) for layer i. */
 static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
     const struct layer *l = &r->m->layer[i];
-    struct attn a = {r, kv, l, i, n_tok};
+    struct attn a = {r, kv, l, i, n_tok, 0};
     linear(
         r->lin, r->h, n_tok,
         (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}},
@@ -305,7 +386,7 @@ static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
     else
         pool_run(r->pool, rope_and_store, &a);
     lap(r, RUN_ROPE);
-    pool_run(r->pool, attend, &a);
+    attend_all(&a);
     lap(r, RUN_ATTEND);
     linear(r->lin, r->att, n_tok, &(struct linear_out){r->y, &l->wo, l->bo}, 1);
     lap(r, RUN_O);
@@ -390,6 +471,7 @@ int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits,
     if (r->times)
         r->times->last = clock_ns();
     embed(r, b);
+    cut(r, b);
     lap(r, RUN_EMBED);
     for (int i = 0; i < r->m->cfg.n_layer; i++)
         block(r, kv, i, n_tok);

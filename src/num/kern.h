@@ -43,6 +43,27 @@ struct gemm {
     int m, n, k;
 };
 
+/* Attention of one split: m rows of queries, all of the same key-value head, against up to
+ * ATTEND_SPLIT cached tokens, whose blocks num/attend.h describes.
+ *     s[j] = sum_i q[i] k[j][i];   max = max_j s[j];   sum = sum_j 2^(s[j] - max);
+ *     o[i] = sum_j 2^(s[j] - max) v[j][i]            over the keys j that the row sees */
+struct attend_keys {
+    int lo, hi; /* keys lo .. hi - 1 of the split, at least one */
+};
+struct attend {
+    const float *q;                  /* (m, d), d a multiple of 16                            */
+    const char *const *k, *const *v; /* the blocks that any row sees; then ATTEND_AHEAD more k */
+    const struct attend_keys *see;   /* (m), neither lo nor hi ever decreasing                */
+    float *part;                     /* (m, ATTEND_HEAD + d): max, sum, anything, o           */
+    void *tmp;                       /* room for 2 ATTEND_ROWS d bytes                        */
+    int m, d;
+};
+#define ATTEND_BLOCK 16  /* tokens whose keys, or values, lie together                       */
+#define ATTEND_SPLIT 512 /* tokens after which sums start anew: part of the result's bits    */
+#define ATTEND_AHEAD 4   /* blocks that are fetched before they are needed: only addresses   */
+#define ATTEND_HEAD 16   /* floats in front of a row's o                                     */
+#define ATTEND_ROWS 6    /* rows that a kernel computes together                             */
+
 /* Of one update: keep = 1 - lr * decay, rate = lr / (1 - beta1^t), fix2 = 1 / sqrt(1 - beta2^t). */
 struct adamw_rates {
     float beta1, beta2, eps, keep, rate, fix2, scale;

@@ -145,28 +145,73 @@ static void adamw(float *w, float *m, float *v, const float *g, int n,
 
 /* -- attention --------------------------------------------------------------------------------- */
 
-static void attn_score(enum dtype t, float *s, const float *q, const char *k, size_t stride, int n,
-                       int d, float scale) {
-    size_t size = t == DT_F16 ? 2 : 4;
-    for (int j = 0; j < n; j++) {
-        double dot = 0;
-        for (int i = 0; i < d; i++) {
-            float v;
-            row_to_f32(t, k + (size_t)j * stride + (size_t)i * size, &v, 1);
-            dot += (double)q[i] * v;
-        }
-        s[j] = (float)dot * scale;
+/* Element i of a block's token j, keys or values; places as attend.h says. */
+static double element(enum dtype t, const char *block, int j, int i, int d, bool key) {
+    size_t at = key ? (size_t)(i * ATTEND_BLOCK + j) : (size_t)(j * d + i);
+    if (t == DT_BF16)
+        at = key ? (size_t)((i / 2 * ATTEND_BLOCK + j) * 2 + i % 2)
+                 : (size_t)((j / 2 * d + i) * 2 + j % 2);
+    float x;
+    if (t == DT_Q8_0) {
+        memcpy(&x, block + ATTEND_BLOCK * d + (size_t)j * sizeof x, sizeof x);
+        return (double)x * ((const int8_t *)block)[at];
     }
+    row_to_f32(t, block + at * dtype_row_bytes(t, 1), &x, 1);
+    return x;
 }
 
-static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d,
-                           float scale) {
-    attn_score(DT_F32, s, q, k, stride, n, d, scale);
+static void attend_row(enum dtype t, const struct attend *a, int r) {
+    const struct attend_keys see = a->see[r];
+    const float *q = a->q + (size_t)r * (size_t)a->d;
+    float *part = a->part + (size_t)r * (size_t)(ATTEND_HEAD + a->d), *o = part + ATTEND_HEAD;
+    double s[ATTEND_SPLIT], max = -INFINITY, sum = 0;
+    for (int j = see.lo; j < see.hi; j++) {
+        s[j] = 0;
+        for (int i = 0; i < a->d; i++)
+            s[j] += q[i] * element(t, a->k[j / ATTEND_BLOCK], j % ATTEND_BLOCK, i, a->d, true);
+        max = s[j] > max ? s[j] : max;
+    }
+    max = max == -INFINITY ? 0 : (float)max; /* as it is stored */
+    for (int j = see.lo; j < see.hi; j++)
+        sum += s[j] = exp2(s[j] - max);
+    for (int i = 0; i < a->d; i++) {
+        double dot = 0;
+        for (int j = see.lo; j < see.hi; j++)
+            dot += s[j] * element(t, a->v[j / ATTEND_BLOCK], j % ATTEND_BLOCK, i, a->d, false);
+        o[i] = (float)dot;
+    }
+    part[0] = (float)max;
+    part[1] = (float)sum;
 }
 
-static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d,
-                           float scale) {
-    attn_score(DT_F16, s, q, k, stride, n, d, scale);
+static void attend_rows(enum dtype t, const struct attend *a) {
+    for (int r = 0; r < a->m; r++)
+        attend_row(t, a, r);
+}
+
+static void attend_f32(const struct attend *a) {
+    attend_rows(DT_F32, a);
+}
+
+static void attend_f16(const struct attend *a) {
+    attend_rows(DT_F16, a);
+}
+
+static void attend_bf16(const struct attend *a) {
+    attend_rows(DT_BF16, a);
+}
+
+static void attend_i8(const struct attend *a) {
+    attend_rows(DT_Q8_0, a);
+}
+
+static void attend_merge(float *state, const float *part, int d) {
+    float max = fmaxf(state[0], part[0]);
+    float a = exp2f(state[0] - max), b = exp2f(part[0] - max);
+    for (int i = 0; i < d; i++)
+        state[ATTEND_HEAD + i] = a * state[ATTEND_HEAD + i] + b * part[ATTEND_HEAD + i];
+    state[1] = a * state[1] + b * part[1];
+    state[0] = max;
 }
 
 /* Where all of s is -inf the result is zeros and the sum 0; NaN or +inf anywhere makes the sum
@@ -184,30 +229,6 @@ static float softmax_exp(float *s, int n) {
         sum += s[i];
     }
     return (float)sum;
-}
-
-static void attn_mix(enum dtype t, float *o, const float *p, const char *v, size_t stride, int n,
-                     int d, float scale) {
-    size_t size = t == DT_F16 ? 2 : 4;
-    for (int i = 0; i < d; i++) {
-        double sum = 0;
-        for (int j = 0; j < n; j++) {
-            float x;
-            row_to_f32(t, v + (size_t)j * stride + (size_t)i * size, &x, 1);
-            sum += (double)p[j] * x;
-        }
-        o[i] = (float)sum * scale;
-    }
-}
-
-static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d,
-                         float scale) {
-    attn_mix(DT_F32, o, p, v, stride, n, d, scale);
-}
-
-static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d,
-                         float scale) {
-    attn_mix(DT_F16, o, p, v, stride, n, d, scale);
 }
 
 /* -- activations ------------------------------------------------------------------------------- */

@@ -4,11 +4,13 @@
  * heads and over blocks have one order whatever the number of threads.  ATTN_ROWS query rows at a
  * time meet all the keys that any of them sees: four to five small products and a softmax of
  * complete rows.  The weights are not kept; the backward pass computes them again. With F32,
- * forward is row by row with the kernels of run.c, for the same bits. */
+ * forward puts keys and values in blocks and goes through num/attend.h as run.c does, for the same
+ * bits. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
+#include "num/attend.h"
 #include "num/kern.h"
 #include "train/impl.h"
 
@@ -19,7 +21,11 @@ struct item { /* one thread's share: sequence b, key-value head g */
     float *s, *ds; /* (ATTN_ROWS, L) scores or weights, and their gradients */
     void *p, *dp;  /* the same as products read them */
     float *o;      /* (ATTN_ROWS, C) */
+    char *k, *v;   /* F32: the head's keys and values in blocks, and what attend_tile works in */
+    void *tmp;
 };
+
+#define TILE 16 /* tokens that meet keys together, in F32 */
 
 struct block { /* rows [i0, i0 + m) of the sequence against keys [j0, j0 + n) */
     int i0, m, j0, n;
@@ -29,22 +35,40 @@ static size_t up64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
+/* F32: keys of one head of a sequence in blocks; rows of a tile. */
+static size_t block_bytes(const struct net *n) {
+    size_t blocks = ((size_t)n->o.len + ATTEND_BLOCK - 1) / ATTEND_BLOCK;
+    return blocks * attend_block_bytes(DT_F32, n->m->cfg.head_dim);
+}
+
+static int tile_rows(const struct net *n) {
+    return TILE * (n->m->cfg.n_head / n->m->cfg.n_kv_head);
+}
+
 size_t attend_bytes(const struct net *n) {
     size_t cells = (size_t)ATTN_ROWS * (size_t)n->o.len;
-    return 2 * up64(cells * sizeof(float)) + 2 * up64(cells * ct_size(n)) +
-           up64((size_t)ATTN_ROWS * (size_t)n->m->cfg.head_dim * sizeof(float));
+    size_t bytes = 2 * up64(cells * sizeof(float)) + 2 * up64(cells * ct_size(n)) +
+                   up64((size_t)ATTN_ROWS * (size_t)n->m->cfg.head_dim * sizeof(float));
+    if (n->o.type == DT_F32)
+        bytes += 2 * block_bytes(n) + up64(attend_tmp(tile_rows(n), n->m->cfg.head_dim));
+    return bytes;
 }
 
 static struct item item_of(struct net *n, struct act *a, int id, int i) {
     size_t cells = (size_t)ATTN_ROWS * (size_t)n->o.len;
     char *at = (char *)n->attn + (size_t)id * n->attn_bytes;
-    struct item it = {n,    a,    id,  i / n->m->cfg.n_kv_head, i % n->m->cfg.n_kv_head, NULL, NULL,
-                      NULL, NULL, NULL};
+    struct item it = {
+        .n = n, .a = a, .id = id, .b = i / n->m->cfg.n_kv_head, .g = i % n->m->cfg.n_kv_head};
     it.s = (float *)at;
     it.ds = (float *)(at += up64(cells * sizeof(float)));
     it.p = at += up64(cells * sizeof(float));
     it.dp = at += up64(cells * ct_size(n));
-    it.o = (float *)(at + up64(cells * ct_size(n)));
+    it.o = (float *)(at += up64(cells * ct_size(n)));
+    if (n->o.type == DT_F32) {
+        it.k = at += up64((size_t)ATTN_ROWS * (size_t)n->m->cfg.head_dim * sizeof(float));
+        it.v = at += block_bytes(n);
+        it.tmp = at + block_bytes(n);
+    }
     return it;
 }
 
@@ -120,33 +144,59 @@ static void forward_block(const struct item *it, const struct block *b, int h) {
                  c->head_dim);
 }
 
-/* Row i of head h as run.c computes it. */
-static void forward_row(const struct item *it, int i, int h) {
+/* Tokens [lo, hi), a document, as run.c computes them by themselves. */
+static void forward_document(const struct item *it, int lo, int hi) {
     const struct cfg *c = &it->n->m->cfg;
-    int first = first_of(it)[i], n = i - first + 1;
-    size_t stride = (size_t)c->n_kv_head * (size_t)c->head_dim * sizeof(float);
-    size_t past = cell(it, first, c->n_kv_head, it->g), at = cell(it, i, c->n_head, h);
-    float scale = 1.0f / sqrtf((float)c->head_dim);
-    kern.attn_score_f32(it->s, (float *)it->a->q + at, (float *)it->a->k + past, stride, n,
-                        c->head_dim, scale);
-    float sum = kern.softmax_exp(it->s, n);
-    kern.attn_mix_f32((float *)it->a->att + at, it->s, (float *)it->a->v + past, stride, n,
-                      c->head_dim, 1.0f / sum);
+    int d = c->head_dim, group = c->n_head / c->n_kv_head, first[TILE];
+    size_t block = attend_block_bytes(DT_F32, d);
+    for (int j = lo; j < hi; j++) {
+        size_t from = cell(it, j, c->n_kv_head, it->g);
+        size_t to = (size_t)((j - lo) / ATTEND_BLOCK) * block;
+        attend_put_k(DT_F32, it->k + to, (j - lo) % ATTEND_BLOCK, (float *)it->a->k + from, d);
+        attend_put_v(DT_F32, it->v + to, (j - lo) % ATTEND_BLOCK, (float *)it->a->v + from, d);
+    }
+    for (int i = lo; i < hi; i += TILE) {
+        size_t at = cell(it, i, c->n_head, it->g * group);
+        int n = hi - i < TILE ? hi - i : TILE;
+        for (int j = 0; j < n; j++)
+            first[j] = first_of(it)[i + j] - lo;
+        attend_tile(&(struct attend_tile){.type = DT_F32,
+                                          .c = d,
+                                          .group = group,
+                                          .pos = i - lo,
+                                          .n = n,
+                                          .first = first,
+                                          .q = (float *)it->a->q + at,
+                                          .out = (float *)it->a->att + at,
+                                          .ld = (size_t)(c->n_head * d),
+                                          .k = it->k,
+                                          .v = it->v,
+                                          .block = block,
+                                          .tmp = it->tmp});
+    }
+}
+
+static void forward_f32(const struct item *it) {
+    int len = it->n->b->len;
+    const int *start = it->n->b->start ? it->n->b->start + (size_t)it->b * (size_t)len : NULL;
+    for (int lo = 0, hi; lo < len; lo = hi) {
+        for (hi = lo + 1; hi < len && (!start || start[hi] == start[lo]); hi++)
+            ;
+        forward_document(it, lo, hi);
+    }
 }
 
 static void forward_item(const struct item *it) {
     int group = it->n->m->cfg.n_head / it->n->m->cfg.n_kv_head;
-    for (int h = it->g * group; h < (it->g + 1) * group; h++) {
-        if (it->n->o.type == DT_F32) {
-            for (int i = 0; i < it->n->b->len; i++)
-                forward_row(it, i, h);
-            continue;
-        }
+    if (it->n->o.type == DT_F32) {
+        forward_f32(it);
+        return;
+    }
+    for (int h = it->g * group; h < (it->g + 1) * group; h++)
         for (int i = 0; i < it->n->b->len; i += ATTN_ROWS) {
             struct block b = block_at(it, i);
             forward_block(it, &b, h);
         }
-    }
 }
 
 /* it->dp = p (dp - sum p dp) / sqrt(C), from it->s = p and it->ds = dp. */

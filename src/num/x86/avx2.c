@@ -5,6 +5,7 @@
  * each other block by block exactly as in ref.c. */
 #include "num/x86/ymm.h"
 
+#include "num/x86/attend.h"
 #include "num/x86/grad.h"
 #include "num/x86/slices.h"
 
@@ -200,6 +201,7 @@ static uint64_t probe_read(const void *p, size_t n) {
 
 void kern_avx2(struct kern *k) {
     lanes_fill(k);
+    attend_fill(k);
     grad_fill(k);
     k->q8x_pack = q8x_pack;
     k->gemm_q8_0 = gemm_q8_0;

@@ -2,6 +2,7 @@
  * stay with AVX2: without VNNI wider vectors gain little. */
 #include "num/x86/zmm.h"
 
+#include "num/x86/attend.h"
 #include "num/x86/grad.h"
 
 static double probe_f32(long iters) {
@@ -31,6 +32,7 @@ static uint64_t probe_read(const void *p, size_t n) {
 
 void kern_avx512(struct kern *k) {
     lanes_fill(k);
+    attend_fill(k);
     grad_fill(k);
     k->probe_f32 = probe_f32;
     k->probe_read = probe_read;

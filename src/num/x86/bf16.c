@@ -4,6 +4,7 @@
  * in the test allows; tokens alone or in a batch take the same instructions in the same order. */
 #include "num/x86/zmm.h"
 
+#include "num/x86/attend_dot.h"
 #include "num/x86/tiles.h"
 
 #define TOKENS 4
@@ -83,6 +84,7 @@ static double probe_bf16(long iters) {
 }
 
 void kern_bf16(struct kern *k) {
+    k->attend_bf16 = attend_bf16;
     k->gemm_bf16 = gemm_bf16;
     k->probe_bf16 = probe_bf16;
 }

@@ -336,78 +336,6 @@ static void gemm_bf16(const struct gemm *g) {
     product(g, DT_BF16, tile_bf16);
 }
 
-/* -- attention --------------------------------------------------------------------------------- */
-
-/* The scores are a product with the keys as weights. */
-INLINE void attn_score(const struct gemm *g, enum dtype t, float scale) {
-    for (int j = 0; j < g->n; j += ONE_ROWS)
-        tile(g, t, 1, ONE_ROWS, 0, j);
-    for (int j = 0; j < g->n; j++)
-        g->y[j] *= scale;
-}
-
-static void attn_score_f32(float *s, const float *q, const void *k, size_t stride, int n, int d,
-                           float scale) {
-    struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
-    attn_score(&g, DT_F32, scale);
-}
-
-static void attn_score_f16(float *s, const float *q, const void *k, size_t stride, int n, int d,
-                           float scale) {
-    struct gemm g = {.y = s, .x = q, .w = k, .ldw = stride, .m = 1, .n = n, .k = d};
-    attn_score(&g, DT_F16, scale);
-}
-
-/* W components from v + i; the last ones of a row may be fewer. */
-INLINE vf load_kv(enum dtype t, const char *v, int i, int rest) {
-    if (t == DT_F16) {
-        v += 2 * (size_t)i;
-        return rest < W ? v_load_half_part(v, rest) : v_load_half(v);
-    }
-    const float *f = (const float *)(const void *)v + i;
-    return rest < W ? v_load_part(f, rest) : v_load(f);
-}
-
-/* nv vectors of o from component i, of which d - i exist; token after token */
-INLINE void mix(float *o, const float *p, const char *v, size_t stride, int n, int d, float scale,
-                enum dtype t, int i, int nv) {
-    vf acc[8];
-    UNROLL for (int a = 0; a < nv; a++) acc[a] = v_set(0);
-    for (int j = 0; j < n; j++, v += stride) {
-        vf pj = v_set(p[j]);
-        UNROLL for (int a = 0; a < nv; a++) acc[a] =
-            v_fma(pj, load_kv(t, v, i + a * W, nv > 1 ? W : d - i), acc[a]);
-    }
-    UNROLL for (int a = 0; a < nv; a++) {
-        vf r = v_mul(acc[a], v_set(scale));
-        if (nv == 1 && d - i < W)
-            v_store_part(o + i, r, d - i);
-        else
-            v_store(o + i + a * W, r);
-    }
-}
-
-INLINE void attn_mix(float *o, const float *p, const void *v, size_t stride, int n, int d,
-                     float scale, enum dtype t) {
-    int i = 0;
-    for (; i + 8 * W <= d; i += 8 * W)
-        mix(o, p, v, stride, n, d, scale, t, i, 8);
-    for (; i + 4 * W <= d; i += 4 * W)
-        mix(o, p, v, stride, n, d, scale, t, i, 4);
-    for (; i < d; i += W)
-        mix(o, p, v, stride, n, d, scale, t, i, 1);
-}
-
-static void attn_mix_f32(float *o, const float *p, const void *v, size_t stride, int n, int d,
-                         float scale) {
-    attn_mix(o, p, v, stride, n, d, scale, DT_F32);
-}
-
-static void attn_mix_f16(float *o, const float *p, const void *v, size_t stride, int n, int d,
-                         float scale) {
-    attn_mix(o, p, v, stride, n, d, scale, DT_F16);
-}
-
 static void lanes_fill(struct kern *k) {
     k->rms_norm = rms_norm;
     k->layer_norm = layer_norm;
@@ -418,11 +346,7 @@ static void lanes_fill(struct kern *k) {
     k->gelu_erf = gelu_erf;
     k->relu = relu;
     k->mul = mul;
-    k->attn_score_f32 = attn_score_f32;
-    k->attn_score_f16 = attn_score_f16;
     k->softmax_exp = softmax_exp;
-    k->attn_mix_f32 = attn_mix_f32;
-    k->attn_mix_f16 = attn_mix_f16;
     k->f16_pack = f16_pack;
     k->bf16_pack = bf16_pack;
     k->gemm_f32 = gemm_f32;

@@ -52,6 +52,18 @@ INLINE void tile_prepare(const float *y) {
     __builtin_prefetch(y, 1, 3);
 }
 
+/* Blocks of the keys that attention reads. */
+INLINE int tile_blocks(const struct attend *a) {
+    return (a->see[a->m - 1].hi + ATTEND_BLOCK - 1) / ATTEND_BLOCK;
+}
+
+/* Where the at-th block lies that attention reads: the keys, the values, then the next split's
+ * keys. Only an address. */
+INLINE const char *tile_block(const struct attend *a, int at) {
+    int n = tile_blocks(a);
+    return at < n || at >= 2 * n ? a->k[at < n ? at : at - n] : a->v[at - n];
+}
+
 /* y[i][j .. j + 3], as far as there are rows */
 INLINE void tile_store(const struct gemm *g, int i, int j, __m128 sums) {
     float *y = g->y + (size_t)i * g->ldy + (size_t)j;

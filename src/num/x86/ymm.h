@@ -116,6 +116,11 @@ INLINE void v_store_half_part(void *p, vf a, int n) {
     memcpy(p, &h, (size_t)n * 2);
 }
 
+/* W signed bytes */
+INLINE vf v_load_bytes(const void *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
 /* 2 W numbers in bfloat16, as their even and odd ones */
 INLINE __m256i v_load_pairs(const void *p) {
     return _mm256_loadu_si256(p);

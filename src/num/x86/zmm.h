@@ -106,6 +106,11 @@ INLINE void v_store_half_part(void *p, vf a, int n) {
     _mm256_mask_storeu_epi16(p, mask_of(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
+/* W signed bytes */
+INLINE vf v_load_bytes(const void *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
 /* 2 W numbers in bfloat16, as their even and odd ones */
 INLINE __m512i v_load_pairs(const void *p) {
     return _mm512_loadu_si512(p);

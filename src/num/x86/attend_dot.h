@@ -1,0 +1,208 @@
+/* attend_dot.h - attention of one split by products of bfloat16 pairs (vdpbf16ps).  Included once
+ * by bf16.c, after zmm.h.
+ *
+ * As attend.h, but queries are rounded to bfloat16, and so are weights, before they are added up
+ * and before they meet values.  A step of a chain is a pair of components, or of keys.
+ * exception: compiles only there, and is a kernel file in all but name. */
+#ifndef NUM_X86_ATTEND_DOT_H
+#define NUM_X86_ATTEND_DOT_H
+
+#include <math.h>
+#include <string.h>
+
+#include "num/x86/tiles.h"
+
+#define VECS 4 /* vectors of keys or components in a tile: each block of keys is one */
+#define PAIRS (ATTEND_SPLIT / 2)
+
+struct rows_of { /* some rows of a split, up to ATTEND_ROWS */
+    const struct attend *a;
+    int r;                               /* the first                                         */
+    const uint32_t *q;                   /* (mt, d / 2) pairs                                 */
+    float s[ATTEND_ROWS * ATTEND_SPLIT]; /* scores                                            */
+    uint32_t p[ATTEND_ROWS * PAIRS];     /* pairs of weights                                  */
+};
+
+INLINE float *row_part(const struct attend *a, int r) {
+    return a->part + (size_t)r * (size_t)(ATTEND_HEAD + a->d);
+}
+
+INLINE __m512bh pairs_of(uint32_t pair) {
+    return (__m512bh)_mm512_set1_epi32((int)pair);
+}
+
+INLINE __m512bh load_pairs(const char *p, int at) {
+    return (__m512bh)_mm512_loadu_si512(p + 4 * (size_t)at);
+}
+
+/* 2^x for x <= 0 or NaN, to 1e-4: what rounding to bfloat16 leaves of it is thirty times that */
+INLINE vf v_exp2(vf x) {
+    x = v_max(v_set(-200), x);
+    vf n = v_round(x), f = v_sub(x, n);
+    vf p = v_fma(v_set(0.05500893f), f, v_set(0.24221096f));
+    p = v_fma(p, f, v_set(0.69328290f));
+    p = v_fma(p, f, v_set(1));
+    return v_scale(p, n);
+}
+
+/* Scores of keys that the row does not see become -inf, up to whole pairs of vectors. */
+INLINE void hide(float *s, struct attend_keys see) {
+    for (int j = see.lo / (2 * W) * 2 * W; j < see.lo; j += W)
+        v_store_part(s + j, v_set(-INFINITY), tile_min(W, see.lo - j));
+    for (int j = see.hi; j % (2 * W); j += W - j % W)
+        v_store_part(s + j, v_set(-INFINITY), W - j % W);
+}
+
+/* Scores of mt rows against the keys of nb blocks from b. */
+INLINE void score_tile(struct rows_of *x, int mt, int nb, int b) {
+    const int half = x->a->d / 2;
+    const char *const *k = x->a->k + b, *soon[VECS];
+    vf acc[ATTEND_ROWS * VECS];
+    UNROLL for (int i = 0; i < mt * nb; i++) acc[i] = v_set(0);
+    UNROLL for (int n = 0; n < nb; n++) soon[n] = tile_block(x->a, b + n + ATTEND_AHEAD);
+    for (int i = 0; i < half; i++) {
+        __m512bh key[VECS];
+        if (x->r == 0) /* with the first rows, fetch the blocks that come next */
+            UNROLL for (int n = 0; n < nb; n++)
+                __builtin_prefetch(soon[n] + (size_t)i * sizeof(vf));
+        UNROLL for (int n = 0; n < nb; n++) key[n] = load_pairs(k[n], i * ATTEND_BLOCK);
+        UNROLL for (int r = 0; r < mt; r++) {
+            __m512bh q = pairs_of(x->q[r * half + i]);
+            UNROLL for (int n = 0; n < nb; n++) acc[r * nb + n] =
+                _mm512_dpbf16_ps(acc[r * nb + n], q, key[n]);
+        }
+    }
+    UNROLL for (int r = 0; r < mt; r++) UNROLL for (int n = 0; n < nb; n++)
+        v_store(x->s + r * ATTEND_SPLIT + (b + n) * ATTEND_BLOCK, acc[r * nb + n]);
+}
+
+/* Scores of one row to weights, and to max and sum of its part; two vectors give one of weights. */
+INLINE void weigh(const struct attend *a, int r, float *s, uint32_t *p) {
+    const struct attend_keys see = a->see[r];
+    const __m512bh ones = pairs_of(0x3f803f80);
+    vf top = v_set(-INFINITY), top2 = top, sum = v_set(0);
+    hide(s, see);
+    for (int j = see.lo / (2 * W) * 2 * W; j < see.hi; j += 2 * W) {
+        top = v_max(v_load(s + j), top); /* passes over NaN */
+        top2 = v_max(v_load(s + j + W), top2);
+    }
+    float max = v_hmax(v_max(top, top2));
+    vf m = v_set(max == -INFINITY ? 0 : max);
+    for (int j = see.lo / (2 * W) * 2 * W; j < see.hi; j += 2 * W) {
+        vf e = v_exp2(v_sub(v_load(s + j), m)), f = v_exp2(v_sub(v_load(s + j + W), m));
+        __m512bh w = _mm512_cvtne2ps_pbh(f, e);
+        sum = _mm512_dpbf16_ps(sum, w, ones);
+        _mm512_storeu_si512(p + j / 2, (__m512i)w);
+    }
+    row_part(a, r)[0] = _mm512_cvtss_f32(m);
+    row_part(a, r)[1] = _mm512_reduce_add_ps(sum);
+}
+
+/* Adds what the pairs of keys [j0, j1) give to nv vectors of mt rows' results, from component i.
+ * mask: which halves of the values count. */
+INLINE void mix_tile(const struct rows_of *x, int r, int mt, int j0, int j1, uint32_t mask, int i,
+                     int nv) {
+    const struct attend *a = x->a;
+    const int step = ATTEND_BLOCK / 2, n_block = tile_blocks(a);
+    const size_t row = sizeof(uint32_t) * (size_t)a->d;
+    vf acc[ATTEND_ROWS * VECS];
+    UNROLL for (int m = 0; m < mt; m++) UNROLL for (int n = 0; n < nv; n++) acc[m * nv + n] =
+        v_load(row_part(a, x->r + r + m) + ATTEND_HEAD + i + n * W);
+    for (int b = j0 / step; b * step < j1; b++) {
+        int j = b * step > j0 ? b * step : j0, end = tile_min(j1, (b + 1) * step);
+        size_t at = (size_t)(j % step) * row + sizeof(uint32_t) * (size_t)i;
+        const char *v = a->v[b] + at, *soon = tile_block(a, n_block + b + ATTEND_AHEAD) + at;
+        const uint32_t *p = x->p + r * PAIRS;
+        for (; j < end; j++, v += row, soon += row) {
+            __m512bh value[VECS];
+            UNROLL for (int n = 0; n < nv; n++) {
+                value[n] = load_pairs(v, n * W);
+                if (mask != ~0u)
+                    value[n] = (__m512bh)_mm512_and_si512((__m512i)value[n],
+                                                          _mm512_set1_epi32((int)mask));
+                if (x->r == 0)
+                    __builtin_prefetch(soon + (size_t)n * sizeof(vf));
+            }
+            UNROLL for (int m = 0; m < mt; m++) {
+                __m512bh w = pairs_of(p[m * PAIRS + j]);
+                UNROLL for (int n = 0; n < nv; n++) acc[m * nv + n] =
+                    _mm512_dpbf16_ps(acc[m * nv + n], w, value[n]);
+            }
+        }
+    }
+    UNROLL for (int m = 0; m < mt; m++) UNROLL for (int n = 0; n < nv; n++)
+        v_store(row_part(a, x->r + r + m) + ATTEND_HEAD + i + n * W, acc[m * nv + n]);
+}
+
+INLINE void mix(const struct rows_of *x, int r, int mt, int j0, int j1, uint32_t mask) {
+    int i = 0;
+    for (; i + VECS * W <= x->a->d; i += VECS * W)
+        mix_tile(x, r, mt, j0, j1, mask, i, VECS);
+    for (; i < x->a->d; i += W)
+        mix_tile(x, r, mt, j0, j1, mask, i, 1);
+}
+
+/* Keys [lo, hi) of one row: a pair of which only one is seen counts by half, whatever its other
+ * value is. */
+static void mix_row(const struct rows_of *x, int r, int lo, int hi) {
+    if (lo >= hi)
+        return;
+    if (lo % 2)
+        mix(x, r, 1, lo / 2, lo / 2 + 1, 0xffff0000), lo++;
+    if (lo < hi / 2 * 2)
+        mix(x, r, 1, lo / 2, hi / 2, ~0u);
+    if (hi % 2 && hi > lo)
+        mix(x, r, 1, hi / 2, hi / 2 + 1, 0xffff);
+}
+
+INLINE void attend_rows(struct rows_of *x, int mt) {
+    const struct attend *a = x->a;
+    const struct attend_keys *see = a->see + x->r;
+    int b = see[0].lo / ATTEND_BLOCK, end = (see[mt - 1].hi + ATTEND_BLOCK - 1) / ATTEND_BLOCK;
+    uint32_t *q = a->tmp;
+    kern.bf16_pack(q, a->q + (size_t)x->r * (size_t)a->d, mt * a->d);
+    x->q = q;
+    for (; b + VECS <= end; b += VECS)
+        score_tile(x, mt, VECS, b);
+    for (; b < end; b++)
+        score_tile(x, mt, 1, b);
+    for (int r = 0; r < mt; r++) {
+        weigh(a, x->r + r, x->s + r * ATTEND_SPLIT, x->p + r * PAIRS);
+        memset(row_part(a, x->r + r) + ATTEND_HEAD, 0, (size_t)a->d * sizeof(float));
+    }
+    /* the pairs that all rows see whole, together; the keys before and after them row by row */
+    int lo = (see[mt - 1].lo + 1) / 2 * 2, hi = see[0].hi / 2 * 2;
+    hi = hi > lo ? hi : lo;
+    for (int r = 0; r < mt; r++)
+        mix_row(x, r, see[r].lo, tile_min(lo, see[r].hi));
+    mix(x, 0, mt, lo / 2, hi / 2, ~0u);
+    for (int r = 0; r < mt; r++)
+        mix_row(x, r, hi > see[r].lo ? hi : see[r].lo, see[r].hi);
+}
+
+static void attend_bf16(const struct attend *a) {
+    struct rows_of x;
+    x.a = a;
+    for (x.r = 0; x.r < a->m; x.r += ATTEND_ROWS)
+        switch (tile_min(ATTEND_ROWS, a->m - x.r)) {
+        case 1:
+            attend_rows(&x, 1);
+            break;
+        case 2:
+            attend_rows(&x, 2);
+            break;
+        case 3:
+            attend_rows(&x, 3);
+            break;
+        case 4:
+            attend_rows(&x, 4);
+            break;
+        case 5:
+            attend_rows(&x, 5);
+            break;
+        default:
+            attend_rows(&x, 6);
+        }
+}
+
+#endif
