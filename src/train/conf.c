@@ -44,6 +44,7 @@ static const struct key {
     {"min_lr", REAL, AT(min_lr), 0, 10},
     {"decay_fraction", REAL, AT(decay_fraction), 0, 1},
     {"warmup_steps", INT, AT(warmup_steps), 0, 1e12},
+    {"dropout", REAL, AT(dropout), 0, 0.999},
     {"weight_decay", REAL, AT(weight_decay), 0, 100},
     {"grad_clip", REAL, AT(grad_clip), 0, 1e9},
     {"beta1", REAL, AT(beta1), 0, 0.999999},

@@ -36,6 +36,7 @@ struct conf {
     enum lr_kind schedule;
     double learning_rate, min_lr, decay_fraction; /* of WSD: the share of the steps that falls */
     int64_t warmup_steps;                         /* -1 = a twentieth of the run, at most 1,000 */
+    double dropout;                               /* [0, 1) */
     double weight_decay, grad_clip, beta1, beta2, adam_eps;
     const char *freeze[CONF_LIST]; /* globs of tensor names */
     int n_freeze;

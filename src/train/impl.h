@@ -38,6 +38,7 @@ struct net {
     unsigned copy_version;
 
     const struct net_batch *b;
+    float dropout;           /* of the pass under way: 0 unless it is net_grad's */
     int n_tok;               /* T of the current batch */
     struct act *act;         /* n_layer; all but x shared if recompute */
     float *out;              /* (T, D) the stream behind the last block */

@@ -15,6 +15,7 @@
 #include "num/kern.h"
 #include "num/quant.h"
 #include "train/act.h"
+#include "train/dropout.h"
 #include "train/impl.h"
 
 /* -- rows: work that each token does for itself ---------------------------------------------- */
@@ -31,7 +32,19 @@ struct rows {
     float *dw, *db;
     float scale;
     bool grad;
+    const struct dropout *drop; /* NULL = none */
 };
+
+/* Of this pass; NULL where nothing is left out. */
+static const struct dropout *drop_at(const struct net *n, int layer, enum dropout_site site,
+                                     struct dropout *d) {
+    if (n->dropout == 0)
+        return NULL;
+    if (n->m->cfg.parallel && site == DROP_MLP)
+        site = DROP_ATTENTION; /* what both add is one sum, whose gradient they share */
+    *d = dropout_at(n->dropout, n->b->draw, layer, site);
+    return d;
+}
 
 static void over_rows(const struct rows *j, void (*fn)(void *arg, int id, int n)) {
     pool_run(j->n->pool, fn, (void *)j);
@@ -115,15 +128,20 @@ static void add_rows(void *arg, int id, int n) {
     int lo, hi;
     pool_split(j->t, 1, id, n, &lo, &hi);
     size_t at = (size_t)lo * (size_t)j->width, count = (size_t)(hi - lo) * (size_t)j->width;
+    if (j->drop) {
+        dropout_add(j->drop, j->y + at, j->x + at, j->n->y + at, at, (int)count);
+        return;
+    }
     if (j->y != j->x)
         memcpy(j->y + at, j->x + at, count * sizeof *j->y);
     kern.add(j->y + at, j->n->y + at, (int)count);
 }
 
 /* z = x + n->y, all (T, D); z may be x. */
-static void add(struct net *n, float *z, const float *x) {
-    over_rows(&(struct rows){.n = n, .t = n->n_tok, .width = n->m->cfg.dim, .y = z, .x = x},
-              add_rows);
+static void add(struct net *n, float *z, const float *x, const struct dropout *drop) {
+    over_rows(
+        &(struct rows){.n = n, .t = n->n_tok, .width = n->m->cfg.dim, .y = z, .x = x, .drop = drop},
+        add_rows);
 }
 
 static void embed_rows(void *arg, int id, int n) {
@@ -138,11 +156,17 @@ static void embed_rows(void *arg, int id, int n) {
             x[d] *= c->embed_scale;
         if (c->learned_pos)
             kern.add(x, mat_row(&j->n->m->pos, j->n->pos[t]), c->dim);
+        if (j->drop)
+            dropout_mask(j->drop, x, x, (size_t)t * (size_t)c->dim, c->dim);
     }
 }
 
 static void embed(struct net *n) {
-    over_rows(&(struct rows){.n = n, .t = n->n_tok, .y = n->act[0].x}, embed_rows);
+    struct dropout d;
+    over_rows(
+        &(struct rows){
+            .n = n, .t = n->n_tok, .y = n->act[0].x, .drop = drop_at(n, 0, DROP_EMBED, &d)},
+        embed_rows);
 }
 
 /* Norms and turns q and k, and stores all three as attention reads them. */
@@ -225,14 +249,15 @@ static void block(struct net *n, int i, float *out) {
     const struct cfg *c = &n->m->cfg;
     const struct layer *l = &n->m->layer[i];
     struct act *a = &n->act[i];
+    struct dropout d;
     norm(n, a->h, a->x, l->norm1, l->norm1_b);
     attention(n, l, a);
-    add(n, a->mid, a->x);
+    add(n, a->mid, a->x, drop_at(n, i, DROP_ATTENTION, &d));
     if (!c->shared_norm)
         norm(n, a->h2, c->parallel ? a->x : a->mid, l->norm2, l->norm2_b);
     mlp(n, l, a, out != NULL);
     if (out)
-        add(n, out, a->mid);
+        add(n, out, a->mid, drop_at(n, i, DROP_MLP, &d));
 }
 
 static float *block_out(const struct net *n, int i) {
@@ -393,12 +418,28 @@ static void pack_rows(void *arg, int id, int n) {
     const struct rows *j = arg;
     int lo, hi;
     pool_split(j->t, 1, id, n, &lo, &hi);
-    ct_write(j->n, j->out, (size_t)lo * (size_t)j->width, j->x + (size_t)lo * (size_t)j->width,
-             (hi - lo) * j->width);
+    size_t at = (size_t)lo * (size_t)j->width;
+    if (j->drop && j->n->o.type == DT_F32)
+        dropout_mask(j->drop, (float *)j->out + at, j->x + at, at, (hi - lo) * j->width);
+    else if (!j->drop)
+        ct_write(j->n, j->out, at, j->x + at, (hi - lo) * j->width);
+    else
+        for (; lo < hi; lo++, at += (size_t)j->width) {
+            float *row = thread_row(j->n, id);
+            dropout_mask(j->drop, row, j->x + at, at, j->width);
+            ct_write(j->n, j->out, at, row, j->width);
+        }
+}
+
+static void pack_masked(struct net *n, void *out, const float *x, int width,
+                        const struct dropout *drop) {
+    over_rows(
+        &(struct rows){.n = n, .t = n->n_tok, .width = width, .x = x, .out = out, .drop = drop},
+        pack_rows);
 }
 
 static void pack(struct net *n, void *out, const float *x, int width) {
-    over_rows(&(struct rows){.n = n, .t = n->n_tok, .width = width, .x = x, .out = out}, pack_rows);
+    pack_masked(n, out, x, width, NULL);
 }
 
 /* n->wide = gradient of a->ff becomes those of gate and up, which take the place of gate and up. */
@@ -536,14 +577,23 @@ static void dblock(struct net *n, int i) {
     const struct cfg *c = &n->m->cfg;
     const struct layer *l = &n->m->layer[i];
     struct act *a = &n->act[i];
-    pack(n, n->dy, n->dx, c->dim);
+    struct dropout d;
+    pack_masked(n, n->dy, n->dx, c->dim, drop_at(n, i, DROP_MLP, &d));
     dmlp(n, l, a);
     if (!c->shared_norm)
         dnorm(n, c->parallel ? a->x : a->mid, l->norm2, l->norm2_b);
     if (!c->parallel)
-        pack(n, n->dy, n->dx, c->dim);
+        pack_masked(n, n->dy, n->dx, c->dim, drop_at(n, i, DROP_ATTENTION, &d));
     dattention(n, l, a, c->shared_norm);
     dnorm(n, a->x, l->norm1, l->norm1_b);
+}
+
+static void mask_rows(void *arg, int id, int n) {
+    const struct rows *j = arg;
+    int lo, hi, dim = j->n->m->cfg.dim;
+    pool_split(j->t, 1, id, n, &lo, &hi);
+    float *y = j->y + (size_t)lo * (size_t)dim;
+    dropout_mask(j->drop, y, y, (size_t)lo * (size_t)dim, (hi - lo) * dim);
 }
 
 /* A token's row of the embedding gets the sum over its places, in order; a thread takes some
@@ -567,6 +617,9 @@ static void dembed_columns(void *arg, int id, int n) {
 }
 
 static void dembed(struct net *n) {
+    struct dropout d;
+    if (drop_at(n, 0, DROP_EMBED, &d))
+        over_rows(&(struct rows){.n = n, .t = n->n_tok, .y = n->dx, .drop = &d}, mask_rows);
     over_rows(&(struct rows){.n = n, .t = n->n_tok}, dembed_columns);
 }
 
@@ -576,6 +629,7 @@ static void dembed(struct net *n) {
 static int check(const struct net *n, const struct net_batch *b, bool loss, struct err *err) {
     int vocab = n->m->cfg.vocab;
     assert(b->targets || !loss);
+    assert(b->dropout >= 0 && b->dropout <= 0.999f);
     if (b->rows < 1 || b->len < 1 || b->rows > n->o.rows || b->len > n->o.len)
         return err_set(err, E_USAGE, "a batch of %d x %d tokens: room is for %d x %d", b->rows,
                        b->len, n->o.rows, n->o.len);
@@ -594,8 +648,9 @@ static int check(const struct net *n, const struct net_batch *b, bool loss, stru
     return 0;
 }
 
-static void begin(struct net *n, const struct net_batch *b) {
+static void begin(struct net *n, const struct net_batch *b, float dropout) {
     n->b = b;
+    n->dropout = dropout;
     n->n_tok = b->rows * b->len;
     for (int i = 0; i < n->n_tok; i++) {
         int t = i % b->len, start = b->start ? b->start[i] : 0, window = n->m->cfg.window;
@@ -655,7 +710,7 @@ static struct net_loss sum_loss(const struct net *n) {
 int net_eval(struct net *n, const struct net_batch *b, struct net_loss *loss, struct err *err) {
     if (check(n, b, true, err))
         return -1;
-    begin(n, b);
+    begin(n, b, 0);
     forward(n);
     head_and_loss(n, false, 0);
     *loss = sum_loss(n);
@@ -666,7 +721,7 @@ int net_grad(struct net *n, const struct net_batch *b, float scale, struct net_l
              struct err *err) {
     if (check(n, b, true, err))
         return -1;
-    begin(n, b);
+    begin(n, b, b->dropout);
     forward(n);
     head_and_loss(n, true, scale);
     backward(n);
@@ -677,7 +732,7 @@ int net_grad(struct net *n, const struct net_batch *b, float scale, struct net_l
 int net_logits(struct net *n, const struct net_batch *b, float *logits, struct err *err) {
     if (check(n, b, false, err))
         return -1;
-    begin(n, b);
+    begin(n, b, 0);
     forward(n);
     size_t vocab = (size_t)n->m->cfg.vocab;
     for (int at = 0; at < n->n_tok; at += n->chunk) {

@@ -46,6 +46,9 @@ struct net_batch {
     const int32_t *targets; /* the token that should follow; negative = does not count */
     const int32_t *start;   /* where in the row the token's document starts: attention and positions
                              * begin there; NULL = each row is one document */
+    float dropout; /* of net_grad: share of the embedding's and of each branch's outputs that is
+                    * left out, [0, 0.999]; parallel blocks have one branch */
+    uint64_t draw; /* which elements: another number, others */
 };
 
 struct net;

@@ -282,6 +282,12 @@ struct net_batch train_part(const struct train *t, int i) {
                               .start = t->c->document_masking ? t->start + at : NULL};
 }
 
+/* Another number for each batch of the run, which a resumed run gives again. */
+static uint64_t draw_of(const struct train *t, int i) {
+    uint64_t batch = (uint64_t)t->s.step * (uint64_t)t->accum + (uint64_t)i;
+    return (uint64_t)t->c->seed * 0x9e3779b97f4a7c15u + batch;
+}
+
 int train_step(struct train *t, struct train_step *s, struct err *err) {
     struct progress_state *p = &t->s;
     bool grown = growth_due(t);
@@ -296,8 +302,10 @@ int train_step(struct train *t, struct train_step *s, struct err *err) {
         n += t->targets[i] >= 0;
     net_zero_grad(t->net);
     for (int i = 0; i < t->accum && n; i++) {
-        const struct net_batch b = train_part(t, i);
+        struct net_batch b = train_part(t, i);
         struct net_loss loss;
+        b.dropout = (float)t->c->dropout;
+        b.draw = draw_of(t, i);
         if (net_grad(t->net, &b, 1.0f / (float)n, &loss, err))
             return -1;
         sum.sum += loss.sum;

@@ -19,7 +19,7 @@ static void a_resumed_run_equals_one_that_was_never_stopped(void **state) {
         RUN
         "\"data\": [\"text.txt\", {\"path\": \"chat.jsonl\", \"weight\": 0.7}], \"max_steps\": 60, "
         "\"mixed_precision\": true, \"recompute\": true, \"gradient_accumulation_steps\": 3, "
-        "\"schedule\": \"wsd\", \"tie_embeddings\": false, \"eval_every\": 20, ",
+        "\"schedule\": \"wsd\", \"tie_embeddings\": false, \"eval_every\": 20, \"dropout\": 0.2, ",
     };
     for (int k = 0; k < 2; k++) {
         struct seen whole = {.stop_at = -1}, part = {0};
@@ -262,6 +262,7 @@ static void bad_keys_are_named(void **state) {
         {RUN TEXT "\"n_layers\": 3, ", "duplicate"},
         {RUN TEXT "\"seed\": \"1\", ", "seed must be an integer"},
         {RUN TEXT "\"weight_decay\": -1, ", "weight_decay is -1"},
+        {RUN TEXT "\"dropout\": 1, ", "dropout is 1"},
         {RUN TEXT "\"mixed_precision\": 1, ", "mixed_precision must be true or false"},
         {RUN TEXT "\"schedule\": \"linear\", ", "schedule 'linear'"},
         {RUN TEXT "\"dtype\": \"q8_0\", ", "dtype 'q8_0'"},
