@@ -121,6 +121,39 @@ def memory_stays_within_a_tenth_of_what_was_announced():
     assert abs(j["peak_bytes"] - j["announced_bytes"]) < 0.1 * j["announced_bytes"] + 2e7, j
 
 
+# -- growth -----------------------------------------------------------------------------------------------------
+
+@claim
+def it_grows_in_the_middle_of_a_run_and_says_so():
+    run = run_file("grown", n_layers=4, max_steps=40, eval_every=5)
+    r = pumice("train", run, "--grow", "2@25%", "--json")
+    assert "growth: after step 10, from 2 layers to 4" in r.err and "grew from 2 to 4 layers" in r.err, r.err
+    event = next(j for j in log_of("grown") if j.get("event") == "growth")
+    assert event["step"] == 10 and event["loss_of"] == "validation" and event["factor"] == 2, event
+    assert read_json(tmp("grown"), "latest", "config.json")["num_hidden_layers"] == 4
+    assert read_json(tmp("grown"), "latest", "gstack.json")["history"][0]["from_layers"] == 2
+    assert read_json(tmp("grown"), "latest", "run.json")["grow"] == "2@25%"
+    before, after = [[j["flops"] for j in log_of("grown") if j.get("step") == n and "loss" in j][0] for n in (10, 11)]
+    assert 1.5 * before / 10 < after - before < 2 * before / 10, (before, after)
+    assert pumice("run", tmp("grown/latest"), "-p", "Once", "-n", 4, "--temp", 0).out
+    refuses(3, "of a run that grows by 2", "train", run, "--resume", "-q")
+    refuses(2, "not FACTOR@SHARE%", "train", run_file("ungrown", n_layers=4), "--grow", "2x10", "-q")
+    refuses(2, "--grow '4@10%'", "train", run_file("ungrown", n_layers=8, grow="2@10%"), "--grow", "4@10%", "-q")
+    refuses(3, "a base of one", "train", run_file("ungrown", n_layers=4), "--grow", "4@10%", "-q")
+    refuses(3, "not a multiple of 3", "train", run_file("ungrown", n_layers=4, grow="3@10%"), "-q")
+
+
+@claim
+def a_checkpoint_grows_with_its_moments_and_goes_on():
+    pumice("train", run_file("sapling", max_steps=10, eval_every=0), "-q")
+    pumice("grow", tmp("sapling/latest"), "--factor", 3, "--moments", "--out", tmp("tree"))
+    pumice("train", run_file("forest", base=tmp("tree"), base_moments=True, max_steps=3, dropout=0.1), "-q")
+    state = read_json(tmp("forest"), "latest", "trainer.json")
+    assert state["updates"] == 13 and state["step"] == 3, state
+    refuses(2, "optimizer.safetensors", "grow", tmp("forest/best"), "--factor", 2, "--moments", "--out", tmp("no"))
+    assert not os.path.exists(tmp("no"))
+
+
 # -- interruptions ----------------------------------------------------------------------------------------------
 
 @claim
