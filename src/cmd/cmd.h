@@ -43,7 +43,7 @@ int cmd_doctor(int argc, char **argv);
 #define OPTS_LOAD(o)                                                                               \
     OPTS_HEAD("Model"), OPTS_MODEL(&(o)->model),                                                   \
     {"dtype", 0, NULL, OPT_STR, &(o)->dtype, .arg = "TYPE",                                        \
-     .help = "weights in memory: f32, f16, bf16, q8_0, q4_0 or native = as in the file (default)"},\
+     .help = "weights: f32, f16, bf16, int8, int4, q8_0, q4_0 or native = as in the file"},        \
     {"kv-dtype", 0, "ctk", OPT_STR, &(o)->kv_dtype, .arg = "TYPE",                                 \
      .help = "keys and values: f32 or f16 (default: f32 for f32 weights, else f16)"},              \
     {"cache-type-k", 0, NULL, OPT_STR, &(o)->kv_dtype},                                            \

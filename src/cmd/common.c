@@ -53,7 +53,8 @@ int cmd_dtype(const char *name, enum dtype *out, struct err *err) {
         return 0;
     enum dtype t = dtype_parse(name);
     if (t == DT_NONE || !dtype_writable(t))
-        return err_set(err, E_USAGE, "--dtype: '%s' is not f32, f16, bf16, q8_0, q4_0 or native",
+        return err_set(err, E_USAGE,
+                       "--dtype: '%s' is not f32, f16, bf16, int8, int4, q8_0, q4_0 or native",
                        name);
     *out = t;
     return 0;

@@ -49,7 +49,7 @@ struct gguf_pair {
 };
 
 /* Writes one GGUF v3 file atomically; tensors in the order given (name, type, rank, shape, data
- * and bytes are read; any type but DT_NONE).  Data is aligned to general.alignment (a GGUF_U32
+ * and bytes are read; any type of GGUF).  Data is aligned to general.alignment (a GGUF_U32
  * pair), else 32. */
 int gguf_write(const char *path, const struct gguf_pair *kv, int n_kv, const struct tensor *t,
                int n_tensor, struct err *err);

@@ -60,6 +60,10 @@ int gguf_write(const char *path, const struct gguf_pair *kv, int n_kv, const str
     uint32_t align = ALIGN;
     char *zeros = NULL;
     int rc = -1;
+    for (int i = 0; i < n_tensor; i++)
+        if (t[i].type > DT_Q6_K)
+            return err_set(err, E_USAGE, "%s: tensor '%s': GGUF has no type %s", path, t[i].name,
+                           dtype_info(t[i].type)->name);
     buf_adds(&b, "GGUF");
     put32(&b, 3);
     put64(&b, (uint64_t)n_tensor);

@@ -424,8 +424,9 @@ int plan_types(struct plan *p, enum dtype want, struct err *err) {
             return err_set(err, E_USAGE, "weights cannot be converted to %s (can be read only)",
                            dtype_info(part->type)->name);
         size_t row = dtype_row_bytes(part->type, part->cols), bytes;
-        if (!size_mul(row, (size_t)part->rows, &bytes) || !size_add(bytes, 63, &bytes) ||
-            !size_add(p->bytes, bytes / 64 * 64, &bytes))
+        size_t panel = (size_t)dtype_info(part->type)->panel;
+        if (!size_mul(row, ((size_t)part->rows + panel - 1) / panel * panel, &bytes) ||
+            !size_add(bytes, 63, &bytes) || !size_add(p->bytes, bytes / 64 * 64, &bytes))
             return err_set(err, E_MEMORY, "the weights do not fit in the address space");
         part->at = p->bytes;
         p->bytes = bytes;

@@ -18,6 +18,7 @@
 #include "base/rng.h"
 #include "model/gguf.h"
 #include "model/plan.h"
+#include "num/panel.h"
 #include "num/quant.h"
 
 #define MAX_CONFIG (16 << 20) /* bytes of config.json and generation_config.json */
@@ -123,12 +124,13 @@ static int source_tok(const struct source *s, struct tok **tok, struct err *err)
     return 0;
 }
 
-#define LANES 16 /* rows of a transposed matrix read together: a cache line of F32 */
+#define LANES PANEL /* rows of a transposed matrix read together: a cache line of F32 */
 
 /* One thread's buffers, sized for the widest part. */
 struct scratch {
-    float *f;  /* LANES rows */
-    char *raw; /* one row as stored, aligned, which in the file it need not be */
+    float *f;    /* LANES rows */
+    char *raw;   /* one row as stored, aligned, which in the file it need not be */
+    char *panel; /* PANEL rows in row form */
 };
 
 struct job {
@@ -161,17 +163,34 @@ static void convert(enum dtype from, const void *src, enum dtype to, void *dst, 
     row_from_f32(to, f, dst, n);
 }
 
+/* Where row r is to be made: in the matrix at dst, or beside the others of its panel. */
+static char *row_begin(const struct part *p, char *dst, int r, struct scratch *s) {
+    int panel = dtype_info(p->type)->panel;
+    size_t row = dtype_row_bytes(p->type, p->cols);
+    return panel == 1 ? dst + (size_t)r * row : s->panel + (size_t)(r % panel) * row;
+}
+
+/* Row r is made; with the last one of a panel, the panel goes into the matrix. */
+static void row_end(const struct part *p, char *dst, int r, struct scratch *s) {
+    int panel = dtype_info(p->type)->panel, first = r / panel * panel;
+    if (panel > 1 && (r - first == panel - 1 || r == p->rows - 1))
+        panel_pack(p->type, s->panel, r - first + 1, p->cols,
+                   dst + (size_t)first * dtype_row_bytes(p->type, p->cols));
+}
+
 static void load_rows(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
-    size_t from = dtype_row_bytes(p->t->type, p->cols), to = dtype_row_bytes(p->type, p->cols);
-    for (int r = lo; r < hi; r++)
+    size_t from = dtype_row_bytes(p->t->type, p->cols);
+    for (int r = lo; r < hi; r++) {
         convert(p->t->type, (const char *)p->t->data + (size_t)plan_source_row(p, r) * from,
-                p->type, dst + (size_t)r * to, p->cols, s);
+                p->type, row_begin(p, dst, r, s), p->cols, s);
+        row_end(p, dst, r, s);
+    }
 }
 
 /* The file has (cols, t_rows): LANES neighbours of each of its rows become a column of ours. */
 static void load_transposed(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
     enum dtype from = p->t->type;
-    size_t to = dtype_row_bytes(p->type, p->cols), elem = dtype_row_bytes(from, 1);
+    size_t elem = dtype_row_bytes(from, 1);
     for (int r = lo; r < hi; r += LANES) {
         int n = hi - r < LANES ? hi - r : LANES;
         for (int c = 0; c < p->cols; c++) {
@@ -182,9 +201,11 @@ static void load_transposed(const struct part *p, char *dst, int lo, int hi, str
             for (int k = 0; k < n; k++)
                 s->f[(size_t)k * (size_t)p->cols + (size_t)c] = lane[k];
         }
-        for (int k = 0; k < n; k++)
-            row_from_f32(p->type, s->f + (size_t)k * (size_t)p->cols, dst + (size_t)(r + k) * to,
+        for (int k = 0; k < n; k++) {
+            row_from_f32(p->type, s->f + (size_t)k * (size_t)p->cols, row_begin(p, dst, r + k, s),
                          p->cols);
+            row_end(p, dst, r + k, s);
+        }
     }
 }
 
@@ -205,7 +226,7 @@ static void load(void *arg, int id, int n) {
         const struct part *p = &j->p->part[i];
         char *dst = j->arena + p->at;
         int lo, hi;
-        pool_split(p->rows, p->transposed ? LANES : 1, id, n, &lo, &hi);
+        pool_split(p->rows, LANES, id, n, &lo, &hi); /* panels stay whole */
         if (p->vec && i % n == id)
             load_vec(p, (float *)dst, &j->scratch[id]);
         else if (p->mat && p->transposed)
@@ -241,15 +262,16 @@ static void random_row(const struct job *j, int i, int r, struct scratch *s) {
     random_normals(&rng, s->f, p->cols);
     for (int c = 0; c < p->cols && p->is_norm; c++)
         s->f[c] = 1;
-    row_from_f32(p->type, s->f, j->arena + p->at + (size_t)r * dtype_row_bytes(p->type, p->cols),
-                 p->cols);
+    char *dst = j->arena + p->at;
+    row_from_f32(p->type, s->f, row_begin(p, dst, r, s), p->cols);
+    row_end(p, dst, r, s);
 }
 
 static void randomize(void *arg, int id, int n) {
     const struct job *j = arg;
     for (int i = 0; i < j->p->n; i++) {
         int lo, hi;
-        pool_split(j->p->part[i].rows, 1, id, n, &lo, &hi);
+        pool_split(j->p->part[i].rows, PANEL, id, n, &lo, &hi);
         for (int r = lo; r < hi; r++)
             random_row(j, i, r, &j->scratch[id]);
     }
@@ -266,6 +288,7 @@ static void run_job(struct job *j, struct pool *pool, void (*work)(void *, int, 
     for (int i = 0; i < n; i++) {
         j->scratch[i].f = mem_array(max_cols * LANES, sizeof(float));
         j->scratch[i].raw = mem_array(max_cols + LANES, sizeof(double));
+        j->scratch[i].panel = mem_array(max_cols + PANEL, PANEL * 2);
     }
     if (pool)
         pool_run(pool, work, j);
@@ -274,6 +297,7 @@ static void run_job(struct job *j, struct pool *pool, void (*work)(void *, int, 
     for (int i = 0; i < n; i++) {
         free(j->scratch[i].f);
         free(j->scratch[i].raw);
+        free(j->scratch[i].panel);
     }
     free(j->scratch);
 }
@@ -299,7 +323,7 @@ static void connect(struct model *m, const struct plan *p) {
             *q->mat = (struct mat){q->type, q->rows, q->cols, data};
         else
             *q->vec = data;
-        m->weight_bytes += dtype_row_bytes(q->type, q->cols) * (size_t)q->rows;
+        m->weight_bytes += dtype_mat_bytes(q->type, q->rows, q->cols);
     }
     if (m->cfg.tied)
         m->head = m->embed;

@@ -5,9 +5,10 @@
 
 static const struct dtype_info info[DT_COUNT] = {
     /* ORDER: enum dtype */
-    {"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"q8_0", 32, 34},
-    {"q4_0", 32, 18},   {"q4_1", 32, 20},   {"q5_0", 32, 22},   {"q5_1", 32, 24},
-    {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
+    {"f32", 1, 4, 1},      {"f16", 1, 2, 1},      {"bf16", 1, 2, 1},     {"q8_0", 32, 34, 1},
+    {"q4_0", 32, 18, 1},   {"q4_1", 32, 20, 1},   {"q5_0", 32, 22, 1},   {"q5_1", 32, 24, 1},
+    {"q4_k", 256, 144, 1}, {"q5_k", 256, 176, 1}, {"q6_k", 256, 210, 1}, {"int8", 4, 4, 16},
+    {"int4", 32, 18, 16},
 };
 
 const struct dtype_info *dtype_info(enum dtype t) {
@@ -21,6 +22,19 @@ enum dtype dtype_parse(const char *name) {
     return DT_NONE;
 }
 
+/* Narrow models lose most by rounding, and have few bytes to save; wide rows cost little in groups
+ * of 128, and activations are rounded in the same groups.  Chosen by perplexity (docs/speed.md). */
+int int8_group(int cols) {
+    return cols < 256 ? 16 : cols < 1024 ? 64 : 128;
+}
+
 size_t dtype_row_bytes(enum dtype t, int cols) {
-    return (size_t)(cols / info[t].block) * (size_t)info[t].bytes;
+    int group = int8_group(cols);
+    size_t scales = t == DT_INT8 ? (size_t)((cols + group - 1) / group) * sizeof(float) : 0;
+    return (size_t)(cols / info[t].block) * (size_t)info[t].bytes + scales;
+}
+
+size_t dtype_mat_bytes(enum dtype t, int rows, int cols) {
+    size_t panel = (size_t)info[t].panel;
+    return ((size_t)rows + panel - 1) / panel * panel * dtype_row_bytes(t, cols);
 }

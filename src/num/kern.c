@@ -13,6 +13,11 @@ static const char *const names[ISA_COUNT] = {"ref", "avx2", "avx512", "vnni",
 static void (*const fill[ISA_COUNT])(struct kern *) = {kern_ref, kern_avx2, kern_avx512, kern_vnni,
                                                        kern_bf16};
 
+size_t i8x_bytes(int k) {
+    int group = int8_group(k);
+    return (size_t)k + (size_t)((k + group - 1) / group) * sizeof(struct i8x);
+}
+
 const char *isa_name(enum isa level) {
     return names[level];
 }

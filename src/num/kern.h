@@ -30,15 +30,24 @@ struct q8x {
     int8_t q[32];
 };
 
+/* Activations for INT8 weights: x[i] = d * q[i], |q| <= 127, in the groups of int8_group(k).  A row
+ * of k inputs (a multiple of 4) is one of these for each group, the last as short as its group. */
+struct i8x {
+    float d;     /* largest magnitude / 127; NaN if any input was not finite            */
+    int32_t sum; /* of q: what a weight's offset multiplies                             */
+    int8_t q[];
+};
+size_t i8x_bytes(int k);
+
 /* One matrix product: y[i*ldy + j] = dot(x_i, w_j), i < m tokens, j < n rows of weights, over k
  * inputs. Element (i, j) is the same bits for any m and n: its operations depend on k, the type
  * and the level. */
 struct gemm {
     float *y;
     size_t ldy;    /* elements                                                            */
-    const void *x; /* token i at x + i*ldx bytes: float, bfloat16, or struct q8x          */
+    const void *x; /* token i at x + i*ldx bytes: float, bfloat16, struct q8x or i8x      */
     size_t ldx;
-    const void *w; /* row j at w + j*ldw bytes, as stored                                 */
+    const void *w; /* row j at w + j*ldw bytes, as stored; w begins with a panel          */
     size_t ldw;
     int m, n, k;
 };

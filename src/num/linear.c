@@ -10,11 +10,11 @@
 #include "base/mem.h"
 #include "num/kern.h"
 
-#define UNIT 16 /* rows of weights that stay together: what a kernel handles at once */
+#define UNIT 16 /* rows of weights that stay together: a panel, what a kernel handles at once */
 #define MAX_OUT 4
 #define FEW 4 /* up to so many tokens are converted without waking the pool        */
 
-enum act { ACT_F32, ACT_BF16, ACT_Q8X, ACT_COUNT };
+enum act { ACT_F32, ACT_BF16, ACT_Q8X, ACT_I8X, ACT_COUNT };
 
 struct linear_ctx {
     struct pool *pool;
@@ -34,7 +34,7 @@ struct job {
 static enum act act_of(enum dtype t) {
     if (t == DT_F32 || t == DT_F16)
         return ACT_F32;
-    return t == DT_BF16 ? ACT_BF16 : ACT_Q8X;
+    return t == DT_BF16 ? ACT_BF16 : t == DT_INT8 ? ACT_I8X : ACT_Q8X;
 }
 
 static size_t act_row_bytes(enum act a, int cols) {
@@ -43,6 +43,8 @@ static size_t act_row_bytes(enum act a, int cols) {
         return (size_t)cols * sizeof(float);
     case ACT_BF16:
         return (size_t)cols * 2;
+    case ACT_I8X:
+        return i8x_bytes(cols);
     default:
         return (size_t)(cols / 32) * sizeof(struct q8x);
     }
@@ -51,9 +53,9 @@ static size_t act_row_bytes(enum act a, int cols) {
 static void gemm(enum dtype t, const struct gemm *g) {
     void (*const by_type[DT_COUNT])(const struct gemm *) = {
         /* ORDER: enum dtype */
-        kern.gemm_f32,  kern.gemm_f16,  kern.gemm_bf16, kern.gemm_q8_0,
-        kern.gemm_q4_0, kern.gemm_q4_1, kern.gemm_q5_0, kern.gemm_q5_1,
-        kern.gemm_q4_k, kern.gemm_q5_k, kern.gemm_q6_k,
+        kern.gemm_f32,  kern.gemm_f16,  kern.gemm_bf16, kern.gemm_q8_0, kern.gemm_q4_0,
+        kern.gemm_q4_1, kern.gemm_q5_0, kern.gemm_q5_1, kern.gemm_q4_k, kern.gemm_q5_k,
+        kern.gemm_q6_k, kern.gemm_int8, kern.gemm_int4,
     };
     by_type[t](g);
 }
@@ -63,7 +65,9 @@ struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, stru
     *l = (struct linear_ctx){.pool = pool, .max_tok = max_tok, .max_cols = max_cols};
     for (int a = ACT_BF16; a < ACT_COUNT; a++) {
         size_t bytes;
-        if (!size_mul((size_t)max_tok, act_row_bytes((enum act)a, max_cols + 31), &bytes)) {
+        /* fewer columns may have smaller groups of INT8, but never more bytes than Q8X */
+        enum act most = a == ACT_I8X ? ACT_Q8X : (enum act)a;
+        if (!size_mul((size_t)max_tok, act_row_bytes(most, max_cols + 31), &bytes)) {
             err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok,
                     max_cols);
             goto fail;
@@ -104,6 +108,9 @@ static void convert(void *arg, int id, int n) {
         if (j->need[ACT_Q8X])
             kern.q8x_pack((struct q8x *)j->l->scratch[ACT_Q8X] + (size_t)t * (size_t)(j->cols / 32),
                           x, j->cols);
+        if (j->need[ACT_I8X])
+            kern.i8x_pack((char *)j->l->scratch[ACT_I8X] + (size_t)t * i8x_bytes(j->cols), x,
+                          j->cols);
     }
 }
 
@@ -148,7 +155,7 @@ void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear
         assert(out[i].w->cols == j.cols && j.cols % dtype_info(out[i].w->type)->block == 0);
         j.need[act_of(out[i].w->type)] = true;
     }
-    if (j.need[ACT_BF16] || j.need[ACT_Q8X]) {
+    if (j.need[ACT_BF16] || j.need[ACT_Q8X] || j.need[ACT_I8X]) {
         if (n_tok <= FEW)
             convert(&j, 0, 1);
         else

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "num/block.h"
+#include "num/panel.h"
 
 static uint16_t get_u16(const uint8_t *p) {
     return (uint16_t)(p[0] | p[1] << 8);
@@ -15,6 +16,12 @@ static uint16_t get_u16(const uint8_t *p) {
 
 static float get_f16(const uint8_t *p) {
     return f16_to_f32(get_u16(p));
+}
+
+static float get_f32(const uint8_t *p) {
+    float f;
+    memcpy(&f, p, 4);
+    return f;
 }
 
 static void put_f16(uint8_t *p, float f) {
@@ -140,6 +147,7 @@ void slice_read(enum dtype t, const void *row, int b, struct slice *s) {
         s->off = 128;
         break;
     case DT_Q4_0:
+    case DT_INT4:
         nibbles(p + 2, s->u);
         s->off = 8;
         break;
@@ -177,6 +185,11 @@ void row_to_f32(enum dtype t, const void *src, float *dst, int n) {
     case DT_BF16:
         for (int i = 0; i < n; i++)
             dst[i] = float_of((uint32_t)get_u16(p + 2 * (size_t)i) << 16);
+        return;
+    case DT_INT8:
+        for (int i = 0, group = int8_group(n); i < n; i += group, p += 4 + group)
+            for (int k = 0; k < group && i + k < n; k++)
+                dst[i + k] = get_f32(p) * (float)(int8_t)p[4 + k];
         return;
     default:
         break;
@@ -232,7 +245,8 @@ static void write_q4_0(const float *x, uint8_t *p) {
 }
 
 bool dtype_writable(enum dtype t) {
-    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_Q8_0 || t == DT_Q4_0;
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_Q8_0 || t == DT_Q4_0 ||
+           t == DT_INT8 || t == DT_INT4;
 }
 
 void row_from_f32(enum dtype t, const float *src, void *dst, int n) {
@@ -251,6 +265,12 @@ void row_from_f32(enum dtype t, const float *src, void *dst, int n) {
             uint16_t h = bf16_from_f32(src[i]);
             memcpy(p + 2 * (size_t)i, &h, 2);
         }
+        break;
+    case DT_INT8:
+        int8_write(src, dst, n);
+        break;
+    case DT_INT4:
+        int4_write(src, dst, n);
         break;
     case DT_Q8_0:
         for (int b = 0; b < n / 32; b++)

@@ -1,5 +1,5 @@
-/* quant.h - rows of weights between types.  The block formats are those of GGUF; any source type
- * can be read, and F32, F16, BF16, Q8_0 and Q4_0 can be written. */
+/* quant.h - rows of weights between types.  The block formats are those of GGUF; INT8 and INT4 are
+ * in row form here (num/panel.h).  Any type can be read; dtype_writable says which be written. */
 #ifndef NUM_QUANT_H
 #define NUM_QUANT_H
 
@@ -10,7 +10,7 @@
 void row_to_f32(enum dtype t, const void *src, float *dst, int n);
 
 /* n floats to type t, rounding to nearest even (F16, BF16) or as GGUF's reference quantiser
- * (Q8_0, Q4_0). */
+ * (Q8_0, Q4_0), or with the scales of panel.c (INT8, INT4). */
 void row_from_f32(enum dtype t, const float *src, void *dst, int n);
 bool dtype_writable(enum dtype t); /* row_from_f32 accepts it */
 

@@ -8,6 +8,7 @@
 
 #include "num/block.h"
 #include "num/kern.h"
+#include "num/panel.h"
 #include "num/quant.h"
 
 /* -- vectors ----------------------------------------------------------------------------------- */
@@ -262,6 +263,29 @@ static void q8x_pack(struct q8x *dst, const float *src, int n) {
     }
 }
 
+static void i8x_group(struct i8x *x, const float *src, int n) {
+    float max = 0;
+    bool finite = true;
+    for (int i = 0; i < n; i++) {
+        finite = finite && isfinite(src[i]);
+        max = fmaxf(max, fabsf(src[i]));
+    }
+    bool some = finite && max >= 1e-30f; /* as in q8x_pack */
+    x->d = !finite ? NAN : some ? max / 127 : 0;
+    x->sum = 0;
+    for (int i = 0; i < n; i++) {
+        x->q[i] = some ? (int8_t)lrintf(src[i] * (127 / max)) : 0;
+        x->sum += x->q[i];
+    }
+}
+
+static void i8x_pack(void *dst, const float *src, int n) {
+    char *to = dst;
+    int group = int8_group(n);
+    for (int i = 0; i < n; i += group, to += sizeof(struct i8x) + (size_t)group)
+        i8x_group((struct i8x *)(void *)to, src + i, n - i < group ? n - i : group);
+}
+
 /* -- matrices ---------------------------------------------------------------------------------- */
 
 /* Weights one at a time through row_to_f32; activations are float, or bfloat16 where the weights
@@ -355,6 +379,54 @@ static void gemm_q5_k(const struct gemm *g) {
 
 static void gemm_q6_k(const struct gemm *g) {
     gemm_quant(DT_Q6_K, g);
+}
+
+/* y plus the products of n columns of one row, whose words are PANEL words apart from w on. */
+static float group_dot(float y, const char *w, const struct i8x *x, int n) {
+    int dot = 0;
+    float d;
+    memcpy(&d, w, 4);
+    w += PANEL * 4;
+    for (int l = 0; l < n; l++)
+        dot += (int8_t)w[l / 4 * PANEL * 4 + l % 4] * x->q[l];
+    return fmaf((float)dot, d * x->d, y);
+}
+
+static void gemm_int8(const struct gemm *g) {
+    int group = int8_group(g->k);
+    for (int j = 0; j < g->n; j++) {
+        const char *row = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw + j % PANEL * 4;
+        for (int i = 0; i < g->m; i++) {
+            const char *w = row, *x = (const char *)g->x + (size_t)i * g->ldx;
+            float y = 0;
+            for (int l = 0; l < g->k; l += group) {
+                int n = g->k - l < group ? g->k - l : group;
+                y = group_dot(y, w, (const struct i8x *)(const void *)x, n);
+                w += (group / 4 + 1) * PANEL * 4;
+                x += sizeof(struct i8x) + (size_t)group;
+            }
+            g->y[(size_t)i * g->ldy + (size_t)j] = y;
+        }
+    }
+}
+
+static void gemm_int4(const struct gemm *g) {
+    for (int j = 0; j < g->n; j++) {
+        const char *panel = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw;
+        for (int i = 0; i < g->m; i++)
+            g->y[(size_t)i * g->ldy + (size_t)j] = 0;
+        for (int b = 0; b < g->k / 32; b++) {
+            uint8_t block[18];
+            struct slice s;
+            panel_row(DT_INT4, panel + (size_t)b * INT4_PANEL_BLOCK, j % PANEL, 32, block);
+            slice_read(DT_INT4, block, 0, &s);
+            for (int i = 0; i < g->m; i++) {
+                float *y = &g->y[(size_t)i * g->ldy + (size_t)j];
+                const char *x = (const char *)g->x + (size_t)i * g->ldx;
+                *y = slice_dot(*y, &s, (const struct q8x *)(const void *)x + b);
+            }
+        }
+    }
 }
 
 /* -- probes ------------------------------------------------------------------------------------ */

@@ -52,9 +52,9 @@ def random_bf16():
 def no_bit_changes_in_any_dtype_at_any_level(model):
     for isa in levels():
         seen = {d: same_for_every_chunk_and_thread_count(model, d, isa)
-                for d in ["f32", "bf16", "q8_0", "q4_0", "native"]}
+                for d in ["f32", "bf16", "int8", "int4", "q8_0", "q4_0", "native"]}
         assert seen["native"] == seen["bf16"], f"{isa}: native of a BF16 file is not bf16"
-        assert len(set(seen.values())) == 4, f"{isa}: two dtypes give the same logits: is one ignored?"
+        assert len(set(seen.values())) == 6, f"{isa}: two dtypes give the same logits: is one ignored?"
 
 
 @claim

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "base/rng.h"
+#include "num/panel.h"
 #include "num/quant.h"
 #include "testing.h"
 
@@ -407,6 +408,28 @@ static void check_q8x_pack(const struct kern *r, const struct kern *k) {
         }
 }
 
+static void check_i8x_pack(const struct kern *r, const struct kern *k) {
+    static const int counts[] = {0, 4, 16, 20, 64, 172, 252, 256, 260, 352, 1000, 1024};
+    float x[MAX_N];
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+        for (int v = NORMAL, n = counts[c]; v < N_VALUES; v++) {
+            fill(x, n, (enum values)v);
+            struct two y = two_new(NULL, i8x_bytes(n), any_shift());
+            r->i8x_pack(y.r.p, x, n);
+            k->i8x_pack(y.k.p, x, n);
+            int step = (int)sizeof(struct i8x) + int8_group(n);
+            for (int at = 0; at < (int)i8x_bytes(n); at += step) {
+                const struct i8x *a = (void *)((char *)y.r.p + at);
+                const struct i8x *b = (void *)((char *)y.k.p + at);
+                int left = (int)i8x_bytes(n) - at;
+                same_floats(&b->d, &a->d, 1, "i8x_pack d");
+                assert_int_equal(b->sum, a->sum);
+                assert_memory_equal(b->q, a->q, (left < step ? left : step) - (int)sizeof *a);
+            }
+            two_free(&y);
+        }
+}
+
 /* -- matrices ---------------------------------------------------------------------------------- */
 
 static const int tokens[] = {1, 2, 3, 4, 5, 6, 7, 13};
@@ -536,6 +559,73 @@ static void check_gemm_quant(gemm_fn *r, gemm_fn *k, const struct kern *ref, enu
         buf_check_and_free(&x);
         buf_check_and_free(&w);
     }
+}
+
+/* Random bytes are valid panels too.  Every other round has ordinary scales, and integers at their
+ * extremes. */
+static void random_panels(unsigned char *w, enum dtype t, int n_row, int cols, bool tame) {
+    size_t row = dtype_row_bytes(t, cols);
+    unsigned char raw[PANEL * (MAX_K + 4 * MAX_K / 16)];
+    for (int r = 0; r < n_row; r += PANEL) {
+        for (size_t i = 0; i < PANEL * row; i++)
+            raw[i] =
+                (unsigned char)(tame && i % 3 == 0 ? (i % 2 ? 0x80 : 0xff) : rng_below(&rng, 256));
+        for (int k = 0; k < PANEL && tame; k++) {
+            float d = (float)rng_normal(&rng);
+            size_t step = 4 + (size_t)int8_group(cols);
+            for (size_t b = 0; t == DT_INT8 && b < row; b += step)
+                memcpy(raw + (size_t)k * row + b, &d, 4);
+            for (size_t b = 0; t == DT_INT4 && b < row; b += 18)
+                raw[(size_t)k * row + b + 1] = 0x9f;
+        }
+        panel_pack(t, raw, PANEL, cols, w + (size_t)r * row);
+    }
+}
+
+static void check_gemm_panel(gemm_fn *r, gemm_fn *k, const struct kern *ref, enum dtype t) {
+    enum { MOST = 150 };
+    /* none, some and all of the groups of panels that kernels take at once, and what is left */
+    static const int counts[] = {0, 1, 7, 16, 17, 48, 64, 65, 97, MOST};
+    static const int ks[] = {4, 32, 36, 64, 96, 172, 256, 480, 512, 544, 768, 1024};
+    for (size_t ki = 0; ki < 2 * sizeof ks / sizeof *ks; ki++) {
+        int d = ks[ki / 2];
+        if (d % dtype_info(t)->block)
+            continue;
+        size_t ldx = t == DT_INT8 ? i8x_bytes(d) : (size_t)(d / 32) * sizeof(struct q8x);
+        struct buf w = buf_new(dtype_mat_bytes(t, MOST, d), 1), x = buf_new(ldx * MAX_M, 4);
+        random_panels(w.p, t, MOST, d, ki % 2);
+        for (int i = 0; i < MAX_M; i++) {
+            float f[MAX_K];
+            void *xi = (char *)x.p + (size_t)i * ldx;
+            for (int l = 0; l < d; l++) /* token 1: all largest */
+                f[l] = i == 1 ? (l / 64 % 2 ? 1 : -1) : value(i == 2 ? WIDE : NORMAL);
+            if (t == DT_INT8)
+                ref->i8x_pack(xi, f, d);
+            else
+                ref->q8x_pack(xi, f, d);
+        }
+        for (size_t mi = ki % 2; mi < sizeof tokens / sizeof *tokens; mi += 2)
+            for (size_t ni = 0; ni < sizeof counts / sizeof *counts; ni++) {
+                struct gemm g = {.x = x.p, .ldx = ldx, .w = w.p, .m = tokens[mi], .n = counts[ni]};
+                g.ldw = dtype_row_bytes(t, d);
+                g.k = d;
+                struct two y = run_gemm(r, k, g);
+                for (int i = 0; i < g.m; i++)
+                    same_floats((float *)y.k.p + i * (g.n + 3), (float *)y.r.p + i * (g.n + 3), g.n,
+                                dtype_info(t)->name);
+                two_free(&y);
+            }
+        buf_check_and_free(&x);
+        buf_check_and_free(&w);
+    }
+}
+
+static void check_gemm_int8(const struct kern *r, const struct kern *k) {
+    check_gemm_panel(r->gemm_int8, k->gemm_int8, r, DT_INT8);
+}
+
+static void check_gemm_int4(const struct kern *r, const struct kern *k) {
+    check_gemm_panel(r->gemm_int4, k->gemm_int4, r, DT_INT4);
 }
 
 static void check_gemm_q8_0(const struct kern *r, const struct kern *k) {

@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "num/kern.h"
+#include "num/panel.h"
 #include "num/quant.h"
 #include "testing.h"
 
@@ -14,7 +15,7 @@
 #define MAX_ROWS 100
 
 static float x[MAX_TOK * MAX_COLS], wf[4][MAX_ROWS * MAX_COLS];
-static unsigned char wq[4][MAX_ROWS * MAX_COLS * 4];
+static unsigned char wq[4][(MAX_ROWS + PANEL) * MAX_COLS * 4], rows_of[MAX_ROWS * MAX_COLS * 2];
 static float bias[MAX_ROWS];
 
 /* Types that can be written are quantised from normal weights; of the others, random bytes with
@@ -23,7 +24,8 @@ static struct mat weights(struct rng *r, int i, enum dtype t, int rows, int cols
     struct mat m = {t, rows, cols, wq[i]};
     size_t row = dtype_row_bytes(t, cols), block = (size_t)dtype_info(t)->bytes;
     for (int j = 0; j < rows; j++) {
-        unsigned char *p = wq[i] + (size_t)j * row;
+        bool panels = dtype_info(t)->panel > 1;
+        unsigned char *p = (panels ? rows_of : wq[i]) + (size_t)j * row;
         float *f = wf[i] + j * cols;
         for (int k = 0; k < cols; k++)
             f[k] = 0.02f * rng_normal(r);
@@ -39,6 +41,9 @@ static struct mat weights(struct rng *r, int i, enum dtype t, int rows, int cols
             }
         }
         row_to_f32(t, p, f, cols);
+        if (panels && (j % PANEL == PANEL - 1 || j == rows - 1))
+            panel_pack(t, rows_of + (size_t)(j / PANEL * PANEL) * row, j % PANEL + 1, cols,
+                       wq[i] + (size_t)(j / PANEL * PANEL) * row);
     }
     return m;
 }
@@ -64,7 +69,8 @@ static double budget(enum dtype t, const float *xr, const float *wr, int cols) {
     double rel = 0, abs = 0, sum = 0;
     for (int k = 0; k < cols; k++) {
         double max = 0;
-        for (int b = k / 32 * 32; b < k / 32 * 32 + 32 && b < cols; b++)
+        int group = t == DT_INT8 ? int8_group(cols) : 32, lo = k / group * group, hi = lo + group;
+        for (int b = lo; b < hi && b < cols; b++)
             max = fmax(max, fabs((double)xr[b]));
         rel += fabs((double)xr[k] * wr[k]);
         abs += max / 254 * fabs((double)wr[k]);
@@ -155,6 +161,7 @@ static void a_group_equals_its_products_alone_whatever_their_types(void **state)
     (void)state;
     static const enum dtype groups[][4] = {{DT_Q4_K, DT_Q6_K, DT_Q4_K, DT_F32},
                                            {DT_BF16, DT_Q8_0, DT_F16, DT_BF16},
+                                           {DT_INT4, DT_INT8, DT_INT8, DT_Q4_0},
                                            {DT_F32, DT_F32, DT_F32, DT_F32}};
     static const int rows[] = {64, 16, 33, 100};
     static float group[4][9 * MAX_ROWS], one[9 * MAX_ROWS];

@@ -116,7 +116,7 @@ static void a_batch_agrees_with_each_alone(const struct model *m, enum dtype kv_
 
 static void alone_batched_and_chunked_give_the_same_bits(void **state) {
     (void)state;
-    static const enum dtype type[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0};
+    static const enum dtype type[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0, DT_INT8, DT_INT4};
     struct err err = {0};
     struct cfg c;
     struct pool *pool = pool_new(1);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/model.h"
+#include "num/panel.h"
 #include "num/quant.h"
 
 static struct pool *pool; /* two threads, for the whole program */
@@ -130,10 +131,11 @@ static void assert_shapes(const struct model *m, const struct ref *r) {
 
 static void every_reference_folder_loads_in_every_type(void **state) {
     (void)state;
-    static const enum dtype types[] = {DT_NONE, DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0};
+    static const enum dtype types[] = {DT_NONE, DT_F32,  DT_F16,  DT_BF16,
+                                       DT_Q8_0, DT_Q4_0, DT_INT8, DT_INT4};
     need_data("reference/gpt2/config.json");
     for (int i = 0; i < N_REF; i++) {
-        for (int k = 0; k < 6; k++) {
+        for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
             struct err err = {0};
             struct model *m = open_as(data_path(refs[i].path), types[k], &err);
             if (!m)
@@ -154,21 +156,27 @@ static void every_reference_folder_loads_in_every_type(void **state) {
 /* Every weight of a plain layout, against the file and the row conversion. */
 static void conversion_is_row_by_row_from_the_file(void **state) {
     (void)state;
-    static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0};
+    static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0, DT_INT8, DT_INT4};
     struct err err = {0};
     struct tensors ts;
     need_data("models/babyllama105/config.json");
     assert_ok(safetensors_open_dir(&ts, data_path("models/babyllama105"), &err), err);
     const struct tensor *t = tensors_find(&ts, "model.layers.3.mlp.down_proj.weight");
     float src[352];
-    char row[352 * 4];
-    for (int k = 0; k < 5; k++) {
+    char row[352 * 4], got[352 * 4];
+    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
         struct model *m = open_as(data_path("models/babyllama105"), types[k], &err);
         assert_non_null(m);
         for (int r = 0; r < 128; r++) {
             memcpy(src, (const char *)t->data + (size_t)r * sizeof src, sizeof src);
             row_from_f32(types[k], src, row, 352);
-            assert_memory_equal(mat_row(&m->layer[3].down, r), row, dtype_row_bytes(types[k], 352));
+            const struct mat *w = &m->layer[3].down;
+            size_t bytes = dtype_row_bytes(types[k], 352);
+            if (dtype_info(types[k])->panel > 1)
+                panel_row(types[k], mat_row(w, r / PANEL * PANEL), r % PANEL, 352, got);
+            else
+                memcpy(got, mat_row(w, r), bytes);
+            assert_memory_equal(got, row, bytes);
         }
         model_close(m);
     }

@@ -7,6 +7,7 @@
 
 #include "num/x86/attend.h"
 #include "num/x86/grad.h"
+#include "num/x86/panel.h"
 #include "num/x86/slices.h"
 
 #define ROWS 8
@@ -212,6 +213,7 @@ void kern_avx2(struct kern *k) {
     k->gemm_q4_k = gemm_q4_k;
     k->gemm_q5_k = gemm_q5_k;
     k->gemm_q6_k = gemm_q6_k;
+    panel_avx2(k);
     k->probe_f32 = probe_f32;
     k->probe_i8 = probe_i8;
     k->probe_read = probe_read;

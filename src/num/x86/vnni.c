@@ -7,6 +7,7 @@
  * ref.c either way. */
 #include "num/x86/zmm.h"
 
+#include "num/x86/panel.h"
 #include "num/x86/slices.h"
 #include "num/x86/tiles.h"
 
@@ -355,5 +356,6 @@ void kern_vnni(struct kern *k) {
     k->gemm_q4_k = gemm_q4_k;
     k->gemm_q5_k = gemm_q5_k;
     k->gemm_q6_k = gemm_q6_k;
+    panel_vnni(k);
     k->probe_i8 = probe_i8;
 }

@@ -1,0 +1,212 @@
+/* panel_avx2.c - level AVX2: INT8 and INT4 weights in panels of 16 rows (num/panel.h).
+ *
+ * A lane is a row from the first multiply on: four neighbouring activations are broadcast and meet
+ * four neighbouring columns of eight rows.  Integer sums are exact, and the float operations of an
+ * element are those of ref.c. */
+#include "num/panel.h"
+
+#include <math.h>
+
+#include "num/x86/panel.h"
+#include "num/x86/tiles.h"
+#include "num/x86/ymm.h"
+
+#define TOKENS 4
+
+/* -- activations ------------------------------------------------------------------------------- */
+
+/* Largest of 8 magnitudes as bits, where NaN > infinity > any number. */
+INLINE __m256i magnitude(const float *x, __m256i max) {
+    __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    return _mm256_max_epi32(max, _mm256_and_si256(v, _mm256_set1_epi32(0x7fffffff)));
+}
+
+INLINE __m256i to_int(const float *x, vf scale) {
+    return _mm256_cvtps_epi32(v_mul(v_load(x), scale));
+}
+
+/* 32 floats to bytes at q; returns the sums of some of them, four to a lane. */
+INLINE __m256i pack_32(const float *x, vf id, __m256i *q) {
+    __m256i a = _mm256_packs_epi32(to_int(x, id), to_int(x + 8, id));
+    __m256i c = _mm256_packs_epi32(to_int(x + 16, id), to_int(x + 24, id));
+    /* the packs interleave halves; the permutation undoes both */
+    *q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, c),
+                                     _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), *q), _mm256_set1_epi16(1));
+}
+
+INLINE int sum_lanes(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+/* A group of n <= 128 inputs, a multiple of 4. */
+INLINE void pack_group(struct i8x *x, const float *src, int n) {
+    int whole = n / 32 * 32, rest = n - whole;
+    float tail[32] = {0}, max;
+    uint32_t lane[8], bits = 0;
+    __m256i m = _mm256_setzero_si256(), sum = m, q;
+    memcpy(tail, src + whole, (size_t)rest * sizeof *tail);
+    for (int i = 0; i < whole; i += 8)
+        m = magnitude(src + i, m);
+    for (int i = 0; i < rest; i += 8)
+        m = magnitude(tail + i, m);
+    _mm256_storeu_si256((__m256i *)(void *)lane, m);
+    for (int i = 0; i < 8; i++)
+        bits = lane[i] > bits ? lane[i] : bits;
+    memcpy(&max, &bits, 4);
+    if (bits >= 0x7f800000 || max < 1e-30f) {
+        memset(x, 0, sizeof *x + (size_t)n);
+        x->d = bits >= 0x7f800000 ? NAN : 0;
+        return;
+    }
+    vf id = v_set(127 / max);
+    for (int i = 0; i < whole; i += 32) {
+        sum = _mm256_add_epi32(sum, pack_32(src + i, id, &q));
+        _mm256_storeu_si256((__m256i *)(void *)(x->q + i), q);
+    }
+    if (rest) {
+        int8_t last[32];
+        sum = _mm256_add_epi32(sum, pack_32(tail, id, &q));
+        _mm256_storeu_si256((__m256i *)(void *)last, q);
+        memcpy(x->q + whole, last, (size_t)rest);
+    }
+    x->d = max / 127;
+    x->sum = sum_lanes(sum);
+}
+
+static void i8x_pack(void *dst, const float *src, int n) {
+    char *to = dst;
+    int group = int8_group(n);
+    for (int i = 0; i < n; i += group, to += sizeof(struct i8x) + (size_t)group)
+        pack_group((struct i8x *)(void *)to, src + i, tile_min(group, n - i));
+}
+
+/* -- products ---------------------------------------------------------------------------------- */
+
+INLINE __m256i load(const uint8_t *p) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+/* Four bytes of a token's integers, in each lane. */
+INLINE __m256i four(const int8_t *q) {
+    int v;
+    memcpy(&v, q, 4);
+    return _mm256_set1_epi32(v);
+}
+
+INLINE void store(float *y, vf v, int n) {
+    if (n >= W)
+        v_store(y, v);
+    else if (n > 0)
+        v_store_part(y, v, n);
+}
+
+/* y of mt tokens from i by a panel's rows.  The 16-bit sums of two products cannot saturate:
+ * magnitudes of at most 128 and 127. */
+INLINE void tile_int8(const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
+    int group = int8_group(g->k);
+    const char *x[TOKENS];
+    vf acc[TOKENS][2];
+    UNROLL for (int a = 0; a < mt; a++) {
+        x[a] = tile_token(g, i + a);
+        acc[a][0] = acc[a][1] = v_set(0);
+    }
+    for (int l = 0; l < g->k; l += group) {
+        const uint8_t *w = p + PANEL * 4;
+        int n = tile_min(group, g->k - l);
+        __m256i sum[TOKENS][2];
+        UNROLL for (int a = 0; a < mt; a++) sum[a][0] = sum[a][1] = _mm256_setzero_si256();
+        for (int at = 0; at < n; at += 4, w += PANEL * 4)
+            UNROLL for (int h = 0; h < 2; h++) {
+                __m256i v = load(w + 32 * h), mag = _mm256_abs_epi8(v);
+                UNROLL for (int a = 0; a < mt; a++) {
+                    const struct i8x *xg = (const void *)x[a];
+                    __m256i two = _mm256_maddubs_epi16(mag, _mm256_sign_epi8(four(xg->q + at), v));
+                    sum[a][h] =
+                        _mm256_add_epi32(sum[a][h], _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+                }
+            }
+        UNROLL for (int a = 0; a < mt; a++) {
+            vf d = v_set(((const struct i8x *)(const void *)x[a])->d);
+            UNROLL for (int h = 0; h < 2; h++) {
+                vf scale = v_mul(v_load((const float *)(const void *)p + 8 * h), d);
+                acc[a][h] = v_fma(_mm256_cvtepi32_ps(sum[a][h]), scale, acc[a][h]);
+            }
+            x[a] += sizeof(struct i8x) + (size_t)group;
+        }
+        p = w;
+    }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int h = 0; h < 2; h++)
+        store(g->y + (size_t)(i + a) * g->ldy + (size_t)j + 8 * h, acc[a][h], g->n - j - 8 * h);
+}
+
+/* The same for INT4.  The 16-bit sums hold a whole group: 16 products of at most 15 * 127. */
+INLINE void tile_int4(const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const struct q8x *x[TOKENS];
+    vf acc[TOKENS][2];
+    UNROLL for (int a = 0; a < mt; a++) {
+        x[a] = (const void *)tile_token(g, i + a);
+        acc[a][0] = acc[a][1] = v_set(0);
+    }
+    for (int b = 0; b < g->k / 32; b++, p += INT4_PANEL_BLOCK)
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m256i sum[TOKENS];
+            vf d = v_load_half(p + 16 * h);
+            UNROLL for (int a = 0; a < mt; a++) sum[a] = _mm256_setzero_si256();
+            UNROLL for (int w = 0; w < 4; w++) {
+                __m256i v = load(p + PANEL * 2 + w * PANEL * 4 + 32 * h);
+                __m256i lo = _mm256_and_si256(v, low);
+                __m256i hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+                UNROLL for (int a = 0; a < mt; a++) {
+                    const int8_t *q = x[a][b].q + 4 * w;
+                    sum[a] = _mm256_add_epi16(sum[a], _mm256_maddubs_epi16(lo, four(q)));
+                    sum[a] = _mm256_add_epi16(sum[a], _mm256_maddubs_epi16(hi, four(q + 16)));
+                }
+            }
+            UNROLL for (int a = 0; a < mt; a++) {
+                const struct q8x *xb = &x[a][b];
+                __m256i s = _mm256_madd_epi16(sum[a], _mm256_set1_epi16(1));
+                s = _mm256_sub_epi32(s, _mm256_set1_epi32(8 * (xb->sum[0] + xb->sum[1])));
+                acc[a][h] = v_fma(_mm256_cvtepi32_ps(s), v_mul(d, v_set(xb->d)), acc[a][h]);
+            }
+        }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int h = 0; h < 2; h++)
+        store(g->y + (size_t)(i + a) * g->ldy + (size_t)j + 8 * h, acc[a][h], g->n - j - 8 * h);
+}
+
+INLINE void tile(enum dtype t, const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
+    if (t == DT_INT8)
+        tile_int8(g, p, mt, i, j);
+    else
+        tile_int4(g, p, mt, i, j);
+}
+
+INLINE void gemm(enum dtype t, const struct gemm *g) {
+    for (int j = 0; j < g->n; j += PANEL) {
+        const uint8_t *p = (const uint8_t *)g->w + (size_t)j * g->ldw;
+        int i = 0;
+        for (; i + TOKENS <= g->m; i += TOKENS)
+            tile(t, g, p, TOKENS, i, j);
+        for (; i + 2 <= g->m; i += 2)
+            tile(t, g, p, 2, i, j);
+        if (i < g->m)
+            tile(t, g, p, 1, i, j);
+    }
+}
+
+static void gemm_int8(const struct gemm *g) {
+    gemm(DT_INT8, g);
+}
+
+static void gemm_int4(const struct gemm *g) {
+    gemm(DT_INT4, g);
+}
+
+void panel_avx2(struct kern *k) {
+    k->i8x_pack = i8x_pack;
+    k->gemm_int8 = gemm_int8;
+    k->gemm_int4 = gemm_int4;
+}
