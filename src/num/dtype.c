@@ -5,9 +5,9 @@
 
 static const struct dtype_info info[DT_COUNT] = {
     /* ORDER: enum dtype */
-    {"f32", 1, 4, 1},      {"f16", 1, 2, 1},      {"bf16", 1, 2, 1},     {"q8_0", 32, 34, 1},
-    {"q4_0", 32, 18, 1},   {"q4_1", 32, 20, 1},   {"q5_0", 32, 22, 1},   {"q5_1", 32, 24, 1},
-    {"q4_k", 256, 144, 1}, {"q5_k", 256, 176, 1}, {"q6_k", 256, 210, 1}, {"int8", 4, 4, 16},
+    {"f32", 1, 4, 1},       {"f16", 1, 2, 1},       {"bf16", 1, 2, 1},      {"q8_0", 32, 34, 16},
+    {"q4_0", 32, 18, 16},   {"q4_1", 32, 20, 16},   {"q5_0", 32, 22, 16},   {"q5_1", 32, 24, 16},
+    {"q4_k", 256, 144, 16}, {"q5_k", 256, 176, 16}, {"q6_k", 256, 210, 16}, {"int8", 4, 4, 16},
     {"int4", 32, 18, 16},
 };
 
@@ -25,7 +25,7 @@ enum dtype dtype_parse(const char *name) {
 /* Narrow models lose most by rounding, and have few bytes to save; wide rows cost little in groups
  * of 128, and activations are rounded in the same groups.  Chosen by perplexity (docs/speed.md). */
 int int8_group(int cols) {
-    return cols < 256 ? 16 : cols < 1024 ? 64 : 128;
+    return cols < 256 ? 8 : cols < 1024 ? 64 : 128;
 }
 
 size_t dtype_row_bytes(enum dtype t, int cols) {

@@ -10,66 +10,118 @@
 #define BLOCK 32 /* columns of INT4 with one scale */
 #define BLOCK_BYTES 18
 
-void panel_pack(enum dtype t, const void *rows, int n_row, int cols, void *panel) {
-    size_t ld = dtype_row_bytes(t, cols);
-    uint8_t *p = panel;
-    memset(p, 0, PANEL * ld);
-    for (int r = 0; r < n_row; r++) {
-        const uint8_t *row = (const uint8_t *)rows + (size_t)r * ld;
-        if (t == DT_INT8) {
-            for (size_t w = 0; w < ld / 4; w++)
-                memcpy(p + (w * PANEL + (size_t)r) * 4, row + 4 * w, 4);
-            continue;
-        }
-        for (int b = 0; b < cols / BLOCK; b++) {
-            const uint8_t *q = row + (size_t)b * BLOCK_BYTES;
-            uint8_t *to = p + (size_t)b * INT4_PANEL_BLOCK;
-            memcpy(to + r * 2, q, 2);
-            for (int w = 0; w < 4; w++)
-                memcpy(to + PANEL * 2 + w * PANEL * 4 + r * 4, q + 2 + 4 * w, 4);
-        }
+/* What a block in row form holds; n_half f16s, then words, in a panel. */
+static const struct layout {
+    int n_half, half_at[2], word_at, n_word;
+    bool fifth; /* the first word holds fifth bits */
+} layouts[DT_COUNT] = {
+    [DT_Q8_0] = {1, {0}, 2, 8, false},     [DT_Q4_0] = {1, {0}, 2, 4, false},
+    [DT_Q4_1] = {2, {0, 2}, 4, 4, false},  [DT_Q5_0] = {1, {0}, 2, 5, true},
+    [DT_Q5_1] = {2, {0, 2}, 4, 5, true},   [DT_Q4_K] = {2, {0, 2}, 4, 35, false},
+    [DT_Q5_K] = {2, {0, 2}, 4, 43, false}, [DT_Q6_K] = {1, {208}, 0, 52, false},
+    [DT_INT8] = {0, {0}, 0, 1, false},     [DT_INT4] = {1, {0}, 2, 4, false},
+};
+
+/* Bit c of fifth bits, column c's, to bit c / 4 of byte c % 4; and back. */
+static uint32_t fifth_in(uint32_t v) {
+    uint32_t to = 0;
+    for (int c = 0; c < 32; c++)
+        to |= (v >> c & 1) << (c % 4 * 8 + c / 4);
+    return to;
+}
+
+static uint32_t fifth_out(uint32_t v) {
+    uint32_t to = 0;
+    for (int c = 0; c < 32; c++)
+        to |= (v >> (c % 4 * 8 + c / 4) & 1) << c;
+    return to;
+}
+
+/* Row r's block at q into the panel's block at p. */
+static void block_in(const struct layout *l, const uint8_t *q, uint8_t *p, int r) {
+    for (int h = 0; h < l->n_half; h++, p += PANEL * 2)
+        memcpy(p + r * 2, q + l->half_at[h], 2);
+    for (int w = 0; w < l->n_word; w++, p += PANEL * 4) {
+        uint32_t v;
+        memcpy(&v, q + l->word_at + 4 * w, 4);
+        if (w == 0 && l->fifth)
+            v = fifth_in(v);
+        memcpy(p + r * 4, &v, 4);
     }
 }
 
-void panel_row(enum dtype t, const void *panel, int lane, int cols, void *row) {
-    const uint8_t *p = panel;
-    uint8_t *to = row;
-    if (t == DT_INT8) {
-        for (size_t w = 0; w < dtype_row_bytes(t, cols) / 4; w++)
-            memcpy(to + 4 * w, p + (w * PANEL + (size_t)lane) * 4, 4);
-        return;
+static void block_out(const struct layout *l, const uint8_t *p, uint8_t *q, int r) {
+    for (int h = 0; h < l->n_half; h++, p += PANEL * 2)
+        memcpy(q + l->half_at[h], p + r * 2, 2);
+    for (int w = 0; w < l->n_word; w++, p += PANEL * 4) {
+        uint32_t v;
+        memcpy(&v, p + r * 4, 4);
+        if (w == 0 && l->fifth)
+            v = fifth_out(v);
+        memcpy(q + l->word_at + 4 * w, &v, 4);
     }
-    for (int b = 0; b < cols / BLOCK; b++, p += INT4_PANEL_BLOCK, to += BLOCK_BYTES) {
-        memcpy(to, p + lane * 2, 2);
-        for (int w = 0; w < 4; w++)
-            memcpy(to + 2 + 4 * w, p + PANEL * 2 + (w * PANEL + lane) * 4, 4);
+}
+
+/* A row of INT8 is words throughout, scales among them. */
+static int n_blocks(enum dtype t, int cols) {
+    return (int)(dtype_row_bytes(t, cols) / (size_t)dtype_info(t)->bytes);
+}
+
+void panel_pack(enum dtype t, const void *rows, int n_row, int cols, void *panel) {
+    size_t ld = dtype_row_bytes(t, cols), bytes = (size_t)dtype_info(t)->bytes;
+    if (n_row < PANEL)
+        memset(panel, 0, PANEL * ld);
+    for (int b = 0; b < n_blocks(t, cols); b++)
+        for (int r = 0; r < n_row; r++)
+            block_in(&layouts[t], (const uint8_t *)rows + (size_t)r * ld + (size_t)b * bytes,
+                     (uint8_t *)panel + (size_t)b * bytes * PANEL, r);
+}
+
+void panel_row(enum dtype t, const void *panel, int lane, int cols, void *row) {
+    size_t bytes = (size_t)dtype_info(t)->bytes;
+    for (int b = 0; b < n_blocks(t, cols); b++)
+        block_out(&layouts[t], (const uint8_t *)panel + (size_t)b * bytes * PANEL,
+                  (uint8_t *)row + (size_t)b * bytes, lane);
+}
+
+void panel_block(enum dtype t, const void *panel, int lane, int b, void *block) {
+    size_t bytes = (size_t)dtype_info(t)->bytes;
+    block_out(&layouts[t], (const uint8_t *)panel + (size_t)b * bytes * PANEL, block, lane);
+}
+
+/* Lane `lane` of a panel of INT8, group by group. */
+static void int8_row(const uint8_t *p, int lane, int cols, float *dst) {
+    for (int at = 0, group = int8_group(cols); at < cols;) {
+        float scale;
+        int end = at + group < cols ? at + group : cols;
+        memcpy(&scale, p + lane * 4, 4);
+        for (p += PANEL * 4; at < end; p += PANEL * 4)
+            for (int k = 0; k < 4; k++)
+                dst[at++] = scale * (float)(int8_t)p[lane * 4 + k];
     }
 }
 
 void mat_row_to_f32(const struct mat *m, int i, float *dst) {
-    int panel = dtype_info(m->type)->panel, at = 0;
-    if (panel == 1) {
+    const struct dtype_info *d = dtype_info(m->type);
+    if (d->panel == 1) {
         row_to_f32(m->type, mat_row(m, i), dst, m->cols);
         return;
     }
-    const uint8_t *p = mat_row(m, i / panel * panel);
-    int lane = i % panel;
-    for (int group = int8_group(m->cols); m->type == DT_INT8 && at < m->cols;) {
-        float d;
-        int end = at + group < m->cols ? at + group : m->cols;
-        memcpy(&d, p + lane * 4, 4);
-        for (p += PANEL * 4; at < end; p += PANEL * 4)
-            for (int k = 0; k < 4; k++)
-                dst[at++] = d * (float)(int8_t)p[lane * 4 + k];
+    const uint8_t *p = mat_row(m, i / PANEL * PANEL);
+    if (m->type == DT_INT8) {
+        int8_row(p, i % PANEL, m->cols, dst);
+        return;
     }
-    for (; at < m->cols; at += BLOCK, p += INT4_PANEL_BLOCK) {
-        uint8_t block[BLOCK_BYTES];
-        panel_row(DT_INT4, p, lane, BLOCK, block);
-        row_to_f32(DT_INT4, block, dst + at, BLOCK);
+    for (int b = 0; b < m->cols / d->block; b++) {
+        uint8_t block[PANEL_BLOCK_MOST];
+        panel_block(m->type, p, i % PANEL, b, block);
+        row_to_f32(m->type, block, dst + (size_t)b * (size_t)d->block, d->block);
     }
 }
 
-/* -- quantising -------------------------------------------------------------------------------- */
+/* -- quantising
+ * --------------------------------------------------------------------------------
+ */
 
 /* 1/d, and 0 where that is no use (quant.c has the same rule). */
 static float inverse(float d) {
@@ -82,8 +134,9 @@ static float nearest(float v) {
     return (v + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: the sum has no room for a fraction */
 }
 
-/* Square error of n values (a multiple of 4) in steps of d; four sums, so that compilers may use
- * vectors and the result is the same bits whether they do or not. */
+/* Square error of n values (a multiple of 4) in steps of d; four sums, so that
+ * compilers may use vectors and the result is the same bits whether they do or
+ * not. */
 static float step_error(const float *x, int n, float d) {
     float id = 1 / d, sum[4] = {0};
     for (int i = 0; i < n; i += 4)
@@ -94,9 +147,10 @@ static float step_error(const float *x, int n, float d) {
     return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-/* The step of a group whose largest magnitude is max: it becomes 127 or somewhat less, whichever
- * of 16 trials has the least square error.  How the errors fall is chance, and the shorter the
- * group the more the best of several gains: a quarter of the error for 16 columns. */
+/* The step of a group whose largest magnitude is max: it becomes 127 or
+ * somewhat less, whichever of 16 trials has the least square error.  How the
+ * errors fall is chance, and the shorter the group the more the best of several
+ * gains: a quarter of the error for 16 columns. */
 static float best_step(const float *x, int n, float max) {
     float d = max / 127, least = INFINITY;
     if (!(max > 1e-15f && max < 1e15f)) /* NaN, or squares would leave the range of float */
@@ -142,8 +196,9 @@ struct fit {    /* of x ~ d q with the integers of one trial scale */
     float d;    /* the d that minimises it */
 };
 
-/* Weighted least squares: d = sum(w x q) / sum(w q^2).  Eight sums each, so that compilers may use
- * vectors and the result is the same bits whether they do or not. */
+/* Weighted least squares: d = sum(w x q) / sum(w q^2).  Eight sums each, so
+ * that compilers may use vectors and the result is the same bits whether they
+ * do or not. */
 static struct fit fit_scale(const float *x, const float *w, float id) {
     float xq[8] = {0}, qq[8] = {0}, sum_xq = 0, sum_qq = 0;
     for (int i = 0; i < BLOCK; i += 8)
@@ -161,10 +216,11 @@ static struct fit fit_scale(const float *x, const float *w, float id) {
     return (struct fit){sum_xq * sum_xq / sum_qq, sum_xq / sum_qq};
 }
 
-/* The scale of a block.  Trials send the element of largest magnitude to -9.2 .. -6.8 (beyond -8 it
- * is cut, which may pay) or to 6.4 .. 8; each is then fitted.  Weights sqrt(mean(x^2) + x^2) count
- * large elements somewhat more, as activations are not equally large everywhere; both rules were
- * chosen by perplexity (docs/formats.md). */
+/* The scale of a block.  Trials send the element of largest magnitude to -9.2
+ * .. -6.8 (beyond -8 it is cut, which may pay) or to 6.4 .. 8; each is then
+ * fitted.  Weights sqrt(mean(x^2) + x^2) count large elements somewhat more, as
+ * activations are not equally large everywhere; both rules were chosen by
+ * perplexity (docs/formats.md). */
 static float best_scale(const float *x) {
     static const float trial[] = {-9.2f, -8.8f, -8.4f, -8.0f, -7.6f, -7.2f,
                                   -6.8f, 6.4f,  6.8f,  7.2f,  7.6f,  8.0f};

@@ -333,17 +333,23 @@ static float slice_dot(float y, const struct slice *w, const struct q8x *x) {
     return w->has_min ? fmaf(w->m, x->s, y) : y;
 }
 
+/* Block after block of a row of the panels. */
 static void gemm_quant(enum dtype t, const struct gemm *g) {
+    int per = dtype_info(t)->block / 32;
     for (int j = 0; j < g->n; j++) {
+        const char *panel = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw;
+        uint8_t block[PANEL_BLOCK_MOST];
         for (int i = 0; i < g->m; i++)
             g->y[(size_t)i * g->ldy + (size_t)j] = 0;
         for (int b = 0; b < g->k / 32; b++) {
             struct slice s;
-            slice_read(t, (const char *)g->w + (size_t)j * g->ldw, b, &s);
+            if (b % per == 0)
+                panel_block(t, panel, j % PANEL, b / per, block);
+            slice_read(t, block, b % per, &s);
             for (int i = 0; i < g->m; i++) {
                 float *y = &g->y[(size_t)i * g->ldy + (size_t)j];
                 const char *x = (const char *)g->x + (size_t)i * g->ldx;
-                *y = slice_dot(*y, &s, (const struct q8x *)x + b);
+                *y = slice_dot(*y, &s, (const struct q8x *)(const void *)x + b);
             }
         }
     }
@@ -411,22 +417,7 @@ static void gemm_int8(const struct gemm *g) {
 }
 
 static void gemm_int4(const struct gemm *g) {
-    for (int j = 0; j < g->n; j++) {
-        const char *panel = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw;
-        for (int i = 0; i < g->m; i++)
-            g->y[(size_t)i * g->ldy + (size_t)j] = 0;
-        for (int b = 0; b < g->k / 32; b++) {
-            uint8_t block[18];
-            struct slice s;
-            panel_row(DT_INT4, panel + (size_t)b * INT4_PANEL_BLOCK, j % PANEL, 32, block);
-            slice_read(DT_INT4, block, 0, &s);
-            for (int i = 0; i < g->m; i++) {
-                float *y = &g->y[(size_t)i * g->ldy + (size_t)j];
-                const char *x = (const char *)g->x + (size_t)i * g->ldx;
-                *y = slice_dot(*y, &s, (const struct q8x *)(const void *)x + b);
-            }
-        }
-    }
+    gemm_quant(DT_INT4, g);
 }
 
 /* -- probes ------------------------------------------------------------------------------------ */

@@ -441,7 +441,7 @@ static void quantized_gguf_is_kept_as_stored(void **state) {
             float got[256];
             const float *w = mat_row(want, r);
             double diff = 0, norm = 0;
-            row_to_f32(q->type, mat_row(q, r), got, 256);
+            mat_row_to_f32(q, r, got);
             for (int c = 0; c < 256; c++) {
                 diff += (got[c] - w[c]) * (got[c] - w[c]);
                 norm += w[c] * w[c];

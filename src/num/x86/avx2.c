@@ -1,16 +1,10 @@
 /* avx2.c - level AVX2, FMA, F16C: floats in vectors of 8 (lanes.h), quantised products of 8 rows at
- * a time.
- *
- * A lane of a quantised product's sum is a row of weights, so that its float operations follow
- * each other block by block exactly as in ref.c. */
+ * a time (blocks.h). */
 #include "num/x86/ymm.h"
 
 #include "num/x86/attend.h"
 #include "num/x86/grad.h"
 #include "num/x86/panel.h"
-#include "num/x86/slices.h"
-
-#define ROWS 8
 
 /* -- activations ------------------------------------------------------------------------------- */
 
@@ -61,105 +55,31 @@ static void q8x_pack(struct q8x *dst, const float *src, int n) {
 
 /* -- quantised matrices ------------------------------------------------------------------------ */
 
-struct panel { /* CHUNK slices of ROWS rows */
-    __m256i u[CHUNK][ROWS];
-    float d[CHUNK * 2 * ROWS], m[CHUNK * ROWS];
-};
+#define SPAN 4
 
-/* Sums of four adjacent products.  The 16-bit sums of two cannot saturate: unsigned factors are
- * below 64, and Q8_0's magnitudes 128 meet activations of at most 127. */
-INLINE __m256i products(enum dtype t, __m256i w, __m256i x) {
-    if (t == DT_Q8_0)
-        x = _mm256_sign_epi8(x, w);
-    __m256i u = t == DT_Q8_0 ? _mm256_abs_epi8(w) : w;
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), _mm256_set1_epi16(1));
+INLINE vi eight_bits(vi v) {
+    return v;
 }
 
-/* Adds slice b's products of 8 rows (u) with one block of activations. */
-INLINE vf accumulate(enum dtype t, vf acc, const __m256i *u, const struct q8x *x, const float *d,
-                     const float *m) {
-    __m256i v[ROWS], xq = _mm256_loadu_si256((const __m256i *)(const void *)x->q);
-    UNROLL for (int r = 0; r < ROWS; r++) v[r] = products(t, u[r], xq);
-    __m256i lo = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    __m256i hi = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-    __m256i first = _mm256_permute2x128_si256(lo, hi, 0x20); /* elements 0..15 of rows 0..7 */
-    __m256i second = _mm256_permute2x128_si256(lo, hi, 0x31);
-    int off = slice_offset(t);
-    vf dx = v_set(x->d);
-    if (slice_kind(t) == SLICE_HALVES) {
-        first = _mm256_sub_epi32(first, _mm256_set1_epi32(off * x->sum[0]));
-        second = _mm256_sub_epi32(second, _mm256_set1_epi32(off * x->sum[1]));
-        acc = v_fma(_mm256_cvtepi32_ps(first), v_mul(v_load(d), dx), acc);
-        return v_fma(_mm256_cvtepi32_ps(second), v_mul(v_load(d + ROWS), dx), acc);
+INLINE int excess(enum dtype t) {
+    return t == DT_Q4_0 ? 8 : t == DT_Q5_0 ? 16 : t == DT_Q6_K ? 32 : 0;
+}
+
+/* The 16-bit sums of two cannot saturate: unsigned factors are below 64, and Q8_0's magnitudes of
+ * at most 128 meet activations of at most 127. */
+INLINE vi dot4(enum dtype t, vi sum, vi factors, const int8_t *q) {
+    int four;
+    memcpy(&four, q, 4);
+    vi x = vi_set(four);
+    if (t == DT_Q8_0) {
+        x = _mm256_sign_epi8(x, factors);
+        factors = _mm256_abs_epi8(factors);
     }
-    __m256i sum = _mm256_sub_epi32(_mm256_add_epi32(first, second),
-                                   _mm256_set1_epi32(off * (x->sum[0] + x->sum[1])));
-    acc = v_fma(_mm256_cvtepi32_ps(sum), v_mul(v_load(d), dx), acc);
-    return slice_kind(t) == SLICE_MIN ? v_fma(v_load(m), v_set(x->s), acc) : acc;
+    vi two = _mm256_maddubs_epi16(factors, x);
+    return vi_add(sum, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
 }
 
-/* What slices b0 .. b0 + nb - 1 of the panel add to y of one token. */
-INLINE void token(enum dtype t, const struct panel *p, const struct q8x *x, float *y, int n,
-                  bool first, int nb) {
-    int parts = slice_kind(t) == SLICE_HALVES ? 2 : 1;
-    vf acc = first ? v_set(0) : n < ROWS ? v_load_part(y, n) : v_load(y);
-    for (int b = 0; b < nb; b++)
-        acc = accumulate(t, acc, p->u[b], x + b, p->d + b * parts * ROWS, p->m + b * ROWS);
-    if (n < ROWS)
-        v_store_part(y, acc, n);
-    else
-        v_store(y, acc);
-}
-
-INLINE void gemm_quant(enum dtype t, const struct gemm *g) {
-    struct panel p;
-    for (int j = 0; j < g->n; j += rows_step(g, ROWS)) {
-        struct rows rows = rows_at(g, j, ROWS);
-        for (int b0 = 0; b0 < g->k / 32; b0 += CHUNK) {
-            int nb = tile_min(CHUNK, g->k / 32 - b0);
-            slice_scales(t, &rows, ROWS, b0, nb, p.d, p.m);
-            for (int b = 0; b < nb; b++)
-                UNROLL for (int r = 0; r < ROWS; r++) p.u[b][r] =
-                    slice_ints(t, rows_row(&rows, r), b0 + b);
-            for (int i = 0; i < g->m; i++) {
-                const struct q8x *x = (const struct q8x *)(const void *)tile_token(g, i) + b0;
-                token(t, &p, x, g->y + (size_t)i * g->ldy + (size_t)rows.j, rows.n, b0 == 0, nb);
-            }
-        }
-    }
-}
-
-static void gemm_q8_0(const struct gemm *g) {
-    gemm_quant(DT_Q8_0, g);
-}
-
-static void gemm_q4_0(const struct gemm *g) {
-    gemm_quant(DT_Q4_0, g);
-}
-
-static void gemm_q4_1(const struct gemm *g) {
-    gemm_quant(DT_Q4_1, g);
-}
-
-static void gemm_q5_0(const struct gemm *g) {
-    gemm_quant(DT_Q5_0, g);
-}
-
-static void gemm_q5_1(const struct gemm *g) {
-    gemm_quant(DT_Q5_1, g);
-}
-
-static void gemm_q4_k(const struct gemm *g) {
-    gemm_quant(DT_Q4_K, g);
-}
-
-static void gemm_q5_k(const struct gemm *g) {
-    gemm_quant(DT_Q5_K, g);
-}
-
-static void gemm_q6_k(const struct gemm *g) {
-    gemm_quant(DT_Q6_K, g);
-}
+#include "num/x86/blocks.h"
 
 /* -- probes ------------------------------------------------------------------------------------ */
 
@@ -205,14 +125,7 @@ void kern_avx2(struct kern *k) {
     attend_fill(k);
     grad_fill(k);
     k->q8x_pack = q8x_pack;
-    k->gemm_q8_0 = gemm_q8_0;
-    k->gemm_q4_0 = gemm_q4_0;
-    k->gemm_q4_1 = gemm_q4_1;
-    k->gemm_q5_0 = gemm_q5_0;
-    k->gemm_q5_1 = gemm_q5_1;
-    k->gemm_q4_k = gemm_q4_k;
-    k->gemm_q5_k = gemm_q5_k;
-    k->gemm_q6_k = gemm_q6_k;
+    blocks_fill(k);
     panel_avx2(k);
     k->probe_f32 = probe_f32;
     k->probe_i8 = probe_i8;

@@ -1,4 +1,4 @@
-/* panel.h - what kern_avx2 and kern_vnni call to fill the entries of INT8 and INT4 weights. */
+/* panel.h - what kern_avx2 and kern_vnni call to fill the entries of INT8 weights. */
 #ifndef NUM_X86_PANEL_H
 #define NUM_X86_PANEL_H
 

@@ -1,4 +1,4 @@
-/* panel_avx2.c - level AVX2: INT8 and INT4 weights in panels of 16 rows (num/panel.h).
+/* panel_avx2.c - level AVX2: INT8 weights in panels of 16 rows (num/panel.h).
  *
  * A lane is a row from the first multiply on: four neighbouring activations are broadcast and meet
  * four neighbouring columns of eight rows.  Integer sums are exact, and the float operations of an
@@ -142,71 +142,20 @@ INLINE void tile_int8(const struct gemm *g, const uint8_t *p, int mt, int i, int
         store(g->y + (size_t)(i + a) * g->ldy + (size_t)j + 8 * h, acc[a][h], g->n - j - 8 * h);
 }
 
-/* The same for INT4.  The 16-bit sums hold a whole group: 16 products of at most 15 * 127. */
-INLINE void tile_int4(const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
-    const __m256i low = _mm256_set1_epi8(15);
-    const struct q8x *x[TOKENS];
-    vf acc[TOKENS][2];
-    UNROLL for (int a = 0; a < mt; a++) {
-        x[a] = (const void *)tile_token(g, i + a);
-        acc[a][0] = acc[a][1] = v_set(0);
-    }
-    for (int b = 0; b < g->k / 32; b++, p += INT4_PANEL_BLOCK)
-        UNROLL for (int h = 0; h < 2; h++) {
-            __m256i sum[TOKENS];
-            vf d = v_load_half(p + 16 * h);
-            UNROLL for (int a = 0; a < mt; a++) sum[a] = _mm256_setzero_si256();
-            UNROLL for (int w = 0; w < 4; w++) {
-                __m256i v = load(p + PANEL * 2 + w * PANEL * 4 + 32 * h);
-                __m256i lo = _mm256_and_si256(v, low);
-                __m256i hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-                UNROLL for (int a = 0; a < mt; a++) {
-                    const int8_t *q = x[a][b].q + 4 * w;
-                    sum[a] = _mm256_add_epi16(sum[a], _mm256_maddubs_epi16(lo, four(q)));
-                    sum[a] = _mm256_add_epi16(sum[a], _mm256_maddubs_epi16(hi, four(q + 16)));
-                }
-            }
-            UNROLL for (int a = 0; a < mt; a++) {
-                const struct q8x *xb = &x[a][b];
-                __m256i s = _mm256_madd_epi16(sum[a], _mm256_set1_epi16(1));
-                s = _mm256_sub_epi32(s, _mm256_set1_epi32(8 * (xb->sum[0] + xb->sum[1])));
-                acc[a][h] = v_fma(_mm256_cvtepi32_ps(s), v_mul(d, v_set(xb->d)), acc[a][h]);
-            }
-        }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int h = 0; h < 2; h++)
-        store(g->y + (size_t)(i + a) * g->ldy + (size_t)j + 8 * h, acc[a][h], g->n - j - 8 * h);
-}
-
-INLINE void tile(enum dtype t, const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
-    if (t == DT_INT8)
-        tile_int8(g, p, mt, i, j);
-    else
-        tile_int4(g, p, mt, i, j);
-}
-
-INLINE void gemm(enum dtype t, const struct gemm *g) {
+static void gemm_int8(const struct gemm *g) {
     for (int j = 0; j < g->n; j += PANEL) {
         const uint8_t *p = (const uint8_t *)g->w + (size_t)j * g->ldw;
         int i = 0;
         for (; i + TOKENS <= g->m; i += TOKENS)
-            tile(t, g, p, TOKENS, i, j);
+            tile_int8(g, p, TOKENS, i, j);
         for (; i + 2 <= g->m; i += 2)
-            tile(t, g, p, 2, i, j);
+            tile_int8(g, p, 2, i, j);
         if (i < g->m)
-            tile(t, g, p, 1, i, j);
+            tile_int8(g, p, 1, i, j);
     }
-}
-
-static void gemm_int8(const struct gemm *g) {
-    gemm(DT_INT8, g);
-}
-
-static void gemm_int4(const struct gemm *g) {
-    gemm(DT_INT4, g);
 }
 
 void panel_avx2(struct kern *k) {
     k->i8x_pack = i8x_pack;
     k->gemm_int8 = gemm_int8;
-    k->gemm_int4 = gemm_int4;
 }

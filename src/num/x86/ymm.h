@@ -154,4 +154,39 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
     memcpy(p, &h, (size_t)n * 2);
 }
 
+/* 8 words of 32 bits, or 32 bytes */
+#define vi __m256i
+
+INLINE vi vi_set(int n) {
+    return _mm256_set1_epi32(n);
+}
+INLINE vi vi_load(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+INLINE vi vi_and(vi a, vi b) {
+    return _mm256_and_si256(a, b);
+}
+INLINE vi vi_or(vi a, vi b) {
+    return _mm256_or_si256(a, b);
+}
+INLINE vi vi_xor(vi a, vi b) {
+    return _mm256_xor_si256(a, b);
+}
+INLINE vi vi_add(vi a, vi b) {
+    return _mm256_add_epi32(a, b);
+}
+/* words moved by n bits: up, down, and down with copies of the sign */
+INLINE vi vi_up(vi a, int n) {
+    return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vi vi_down(vi a, int n) {
+    return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vi vi_down_signed(vi a, int n) {
+    return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vf vi_float(vi a) {
+    return _mm256_cvtepi32_ps(a);
+}
+
 #endif

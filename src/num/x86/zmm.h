@@ -140,4 +140,39 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
     _mm256_mask_storeu_epi16(p, mask_of(n), v_bf16(a));
 }
 
+/* 16 words of 32 bits, or 64 bytes */
+#define vi __m512i
+
+INLINE vi vi_set(int n) {
+    return _mm512_set1_epi32(n);
+}
+INLINE vi vi_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+INLINE vi vi_and(vi a, vi b) {
+    return _mm512_and_si512(a, b);
+}
+INLINE vi vi_or(vi a, vi b) {
+    return _mm512_or_si512(a, b);
+}
+INLINE vi vi_xor(vi a, vi b) {
+    return _mm512_xor_si512(a, b);
+}
+INLINE vi vi_add(vi a, vi b) {
+    return _mm512_add_epi32(a, b);
+}
+/* words moved by n bits: up, down, and down with copies of the sign */
+INLINE vi vi_up(vi a, int n) {
+    return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vi vi_down(vi a, int n) {
+    return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vi vi_down_signed(vi a, int n) {
+    return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vf vi_float(vi a) {
+    return _mm512_cvtepi32_ps(a);
+}
+
 #endif
