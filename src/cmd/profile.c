@@ -111,7 +111,8 @@ static void step(struct profile *f, int pos, int n) {
     }
 }
 
-/* n tokens of each sequence from position depth, one a step and sampled where they are generated. */
+/* n tokens of each sequence from position depth; one a step, and sampled, where they are
+ * generated. */
 static void pass(struct profile *f, int n, bool generation, struct pass *p) {
     int chunk = generation ? 1 : CHUNK;
     struct run_times t = {0};

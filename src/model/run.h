@@ -53,8 +53,8 @@ struct run_times { /* nanoseconds, added up over steps; zeroed by the caller */
     int64_t last, waited;  /* the end of the last operator, and waits until then */
 };
 
-/* From now on every step adds its times to t (one reading of the clock for each operator); NULL = no
- * more, which is how a run starts.  t is borrowed until then. */
+/* From now on every step adds its times to t (one reading of the clock for each operator); NULL =
+ * no more, which is how a run starts.  t is borrowed until then. */
 void run_watch(struct run *r, struct run_times *t);
 
 #endif

@@ -181,8 +181,8 @@ static void replace_worst(struct cand *h, int k, struct cand x) {
     h[i] = x;
 }
 
-/* The k best (k <= vocab / 2) to cand[vocab-1], [vocab-2], ..., which the heap at the front does not
- * reach.  Ids ascend, so one that only equals the worst comes too late. */
+/* The k best (k <= vocab / 2) to cand[vocab-1], [vocab-2], ..., which the heap at the front does
+ * not reach. */
 static void take_best(struct sampler *p, int k) {
     struct cand *h = p->cand;
     for (int i = 0; i < k; i++)

@@ -65,7 +65,8 @@ static void top_k_keeps_exactly_the_k_best(void **state) {
     assert_int_equal(count[1] + count[3], 20000);
 }
 
-/* As many blocks of logits as a small vocabulary has, with equal ones, also at the edge of the k. */
+/* As many blocks of logits as a small vocabulary has, with equal ones, also at the edge of the
+ * k. */
 static void top_k_finds_the_k_best_of_a_whole_vocabulary(void **state) {
     (void)state;
     enum { N = 1003, K = 9 };
