@@ -138,6 +138,7 @@ int cmd_eval(int argc, char **argv) {
     static const char usage[] =
         "usage: pumice eval ppl MODEL --text FILE      how well it predicts a text\n"
         "       pumice eval logits MODEL --ids 1,2,3   the logits, as a NumPy file\n"
+        "       pumice eval quant MODEL --text FILE    what types of weights cost in quality\n"
         "       pumice eval grads MODEL --ids FILE     the gradients of a batch\n"
         "\n`pumice eval ppl --help` lists the options.\n";
     struct err err = {0};
@@ -146,11 +147,13 @@ int cmd_eval(int argc, char **argv) {
         eval_ppl(argc - 1, argv + 1, &err);
     else if (!strcmp(what, "logits"))
         eval_logits(argc - 1, argv + 1, &err);
+    else if (!strcmp(what, "quant"))
+        eval_quant(argc - 1, argv + 1, &err);
     else if (!strcmp(what, "grads"))
         eval_grads(argc - 1, argv + 1, &err);
     else if (!strcmp(what, "--help") || !strcmp(what, "-h"))
         fputs(usage, stdout);
     else
-        err_set(&err, E_USAGE, "eval: '%s' is not ppl, logits or grads", what);
+        err_set(&err, E_USAGE, "eval: '%s' is not ppl, quant, logits or grads", what);
     return cmd_fail(&err);
 }

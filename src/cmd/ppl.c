@@ -31,19 +31,23 @@ struct ppl {
 };
 struct score {
     struct pass pass;
-    const struct tok *tok;
-    int n_ctx, bos; /* bos -1 = none in front */
-    int64_t tokens, bytes, sequences, cut;
+    struct sequences seq;
+    int64_t tokens, bytes;
     double nll; /* nats, summed over `tokens` */
-    struct progress progress;
 };
 
-/* Scores one sequence that fits the context.  stream decodes the scored tokens to count their
- * bytes. */
-static int score_sequence(struct score *s, const int32_t *ids, int n, struct tok_stream *stream,
+/* Scores one sequence that fits the context.  The scored tokens are decoded to count their bytes;
+ * only a text's own start drops a leading space. */
+static int score_sequence(void *ud, const int32_t *ids, int n, enum sequence_kind kind,
                           struct err *err) {
+    struct score *s = ud;
+    struct tok_stream stream;
     struct buf text = {0};
     int rc = -1;
+    tok_stream_start(&stream, s->seq.tok);
+    stream.started = kind == SEQ_LATER_WINDOW;
+    if (kind == SEQ_DOCUMENT && s->seq.bos < 0) /* not scored, but where the text starts */
+        tok_stream_add(&stream, ids[0], &text, NULL);
     for (int i = 0; i < n; i += s->pass.chunk) {
         int len = n - i < s->pass.chunk ? n - i : s->pass.chunk;
         if (pass_run(&s->pass, i, ids + i, len, err))
@@ -57,92 +61,17 @@ static int score_sequence(struct score *s, const int32_t *ids, int n, struct tok
             }
             s->nll -= lp;
             text.len = 0;
-            tok_stream_add(stream, ids[k + 1], &text, NULL);
+            tok_stream_add(&stream, ids[k + 1], &text, NULL);
             s->bytes += (int64_t)text.len;
         }
     }
     text.len = 0;
-    tok_stream_end(stream, &text);
+    tok_stream_end(&stream, &text);
     s->bytes += (int64_t)text.len;
     s->tokens += n - 1;
-    s->sequences++;
     rc = 0;
 out:
     buf_free(&text);
-    return rc;
-}
-
-static bool is_space(uint8_t c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-static int score_document(struct score *s, const uint8_t *p, size_t n, struct err *err) {
-    struct ids ids = {0};
-    struct tok_stream stream;
-    int rc = -1;
-    if (s->bos >= 0)
-        ids_add(&ids, s->bos);
-    if (tok_encode(s->tok, (const char *)p, n, false, &ids, err))
-        goto out;
-    if (ids.n > (size_t)s->n_ctx) {
-        ids.n = (size_t)s->n_ctx;
-        s->cut++;
-    }
-    tok_stream_start(&stream, s->tok);
-    if (s->bos < 0 &&
-        ids.n > 1) { /* the first token is not scored, but it is where the text starts */
-        struct buf first = {0};
-        tok_stream_add(&stream, ids.id[0], &first, NULL);
-        buf_free(&first);
-    }
-    rc = ids.n > 1 ? score_sequence(s, ids.id, (int)ids.n, &stream, err) : 0;
-out:
-    ids_free(&ids);
-    return rc;
-}
-
-static int score_documents(struct score *s, const struct file *f, const char *sep, int64_t limit,
-                           struct err *err) {
-    size_t sep_len = strlen(sep);
-    const uint8_t *p = f->data, *end = f->data + f->size;
-    while (p < end && (!limit || s->sequences < limit)) {
-        const uint8_t *next = memmem(p, (size_t)(end - p), sep, sep_len);
-        const uint8_t *a = p, *b = next ? next : end;
-        while (a < b && is_space(*a))
-            a++;
-        while (b > a && is_space(b[-1]))
-            b--;
-        if (b > a && score_document(s, a, (size_t)(b - a), err))
-            return -1;
-        p = next ? next + sep_len : end;
-        progress_update(&s->progress, p - f->data);
-    }
-    return 0;
-}
-
-static int score_windows(struct score *s, const struct file *f, int64_t limit, struct err *err) {
-    struct ids ids = {0}, window = {0};
-    struct tok_stream stream;
-    int rc = -1;
-    if (tok_encode(s->tok, (const char *)f->data, f->size, false, &ids, err))
-        goto out;
-    tok_stream_start(&stream, s->tok);
-    size_t room = (size_t)s->n_ctx - (s->bos >= 0);
-    for (size_t i = 0; i < ids.n && (!limit || s->sequences < limit); i += room) {
-        size_t n = ids.n - i < room ? ids.n - i : room;
-        window.n = 0;
-        if (s->bos >= 0)
-            ids_add(&window, s->bos);
-        ids_addn(&window, ids.id + i, n);
-        stream.started = i > 0; /* only the text's own start drops a leading space */
-        if (window.n > 1 && score_sequence(s, window.id, (int)window.n, &stream, err))
-            goto out;
-        progress_update(&s->progress, (int64_t)((double)i / (double)ids.n * (double)f->size));
-    }
-    rc = 0;
-out:
-    ids_free(&ids);
-    ids_free(&window);
     return rc;
 }
 
@@ -153,17 +82,17 @@ static int report(const struct ppl *c, const struct score *s, int64_t us, struct
         json_t *j = json_pack(
             "{s:s,s:s,s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:i,s:b,s:f,s:f}", "model", c->load.model,
             "text", c->text, "split", c->docs ? "documents" : "windows", "sequences",
-            (json_int_t)s->sequences, "sequences_cut", (json_int_t)s->cut, "tokens",
+            (json_int_t)s->seq.n, "sequences_cut", (json_int_t)s->seq.cut, "tokens",
             (json_int_t)s->tokens, "nll_per_token", per_token, "ppl", exp(per_token),
-            "bits_per_byte", per_byte, "bytes", (json_int_t)s->bytes, "context", s->n_ctx, "bos",
-            s->bos >= 0, "seconds", (double)us / 1e6, "tokens_per_second", rate);
+            "bits_per_byte", per_byte, "bytes", (json_int_t)s->bytes, "context", s->seq.n_ctx,
+            "bos", s->seq.bos >= 0, "seconds", (double)us / 1e6, "tokens_per_second", rate);
         if (!j)
             return err_set(err, E_USAGE, "--json: a path is not valid UTF-8");
         return cmd_print_json(j, false, err);
     }
     printf("%s: %lld %s (%lld cut to %d tokens), %lld tokens, %lld bytes\n", c->text,
-           (long long)s->sequences, c->docs ? "documents" : "windows", (long long)s->cut, s->n_ctx,
-           (long long)s->tokens, (long long)s->bytes);
+           (long long)s->seq.n, c->docs ? "documents" : "windows", (long long)s->seq.cut,
+           s->seq.n_ctx, (long long)s->tokens, (long long)s->bytes);
     printf("perplexity %.4f, %.5f nats per token, %.4f bits per byte\n", exp(per_token), per_token,
            per_byte);
     log_info("%.2f s, %.0f tokens/s", (double)us / 1e6, rate);
@@ -176,34 +105,16 @@ static int ppl(struct ppl *c, struct err *err) {
     struct file f = {0};
     char *sep = c->docs ? cmd_unescape(c->docs) : NULL;
     int rc = -1;
-    if (sep && !*sep) {
-        err_set(err, E_USAGE, "--docs: the separator is empty");
-        goto out;
-    }
     if (file_open(&f, c->text, err) || cmd_load(&c->load, &l, err))
         goto out;
-    if (!l.m->tok) {
-        err_set(err, E_USAGE, "%s: has no tokenizer", c->load.model);
+    s.seq = (struct sequences){.f = &f, .sep = sep, .limit = c->limit};
+    if (sequences_open(&s.seq, l.m, c->load.n_ctx, err) ||
+        pass_open(&s.pass, &c->load, &l, s.seq.n_ctx, c->load.n_batch, err))
         goto out;
-    }
-    s.tok = l.m->tok;
-    s.bos = tok_adds_bos(s.tok) ? tok_bos(s.tok) : -1;
-    s.n_ctx = c->load.n_ctx > 0 ? c->load.n_ctx : l.m->cfg.max_ctx;
-    if (s.n_ctx > l.m->cfg.max_ctx || s.n_ctx < 2) {
-        err_set(err, E_USAGE, "--ctx-size: %d is not in 2..%d, the model's context", s.n_ctx,
-                l.m->cfg.max_ctx);
-        goto out;
-    }
-    if (pass_open(&s.pass, &c->load, &l, s.n_ctx, c->load.n_batch, err))
-        goto out;
-    s.progress = progress_start("scoring", (int64_t)f.size);
     int64_t start = clock_us();
-    int failed =
-        sep ? score_documents(&s, &f, sep, c->limit, err) : score_windows(&s, &f, c->limit, err);
-    int64_t us = clock_us() - start;
-    progress_end(&s.progress);
-    if (failed)
+    if (sequences_each(&s.seq, "scoring", score_sequence, &s, err))
         goto out;
+    int64_t us = clock_us() - start;
     if (s.tokens == 0) {
         err_set(err, E_FORMAT, "%s: has no text to score", c->text);
         goto out;

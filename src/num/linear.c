@@ -65,9 +65,10 @@ struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, stru
     *l = (struct linear_ctx){.pool = pool, .max_tok = max_tok, .max_cols = max_cols};
     for (int a = ACT_BF16; a < ACT_COUNT; a++) {
         size_t bytes;
-        /* fewer columns may have smaller groups of INT8, but never more bytes than Q8X */
-        enum act most = a == ACT_I8X ? ACT_Q8X : (enum act)a;
-        if (!size_mul((size_t)max_tok, act_row_bytes(most, max_cols + 31), &bytes)) {
+        size_t row = act_row_bytes((enum act)a, max_cols + 31);
+        if (a == ACT_I8X) /* fewer columns may have groups of 8, each with as many bytes more */
+            row = 2 * (size_t)(max_cols + 31);
+        if (!size_mul((size_t)max_tok, row, &bytes)) {
             err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok,
                     max_cols);
             goto fail;

@@ -19,7 +19,7 @@ enum dtype {
     DT_Q4_K,
     DT_Q5_K,
     DT_Q6_K,
-    DT_INT8, /* groups of 16, 64 or 128 with a scale each (int8_group)           */
+    DT_INT8, /* groups of 8, 64 or 128 with a scale each (int8_group)            */
     DT_INT4, /* groups of 32 with a scale each                                   */
     DT_COUNT,
     DT_NONE = -1,

@@ -150,7 +150,7 @@ static float step_error(const float *x, int n, float d) {
 /* The step of a group whose largest magnitude is max: it becomes 127 or
  * somewhat less, whichever of 16 trials has the least square error.  How the
  * errors fall is chance, and the shorter the group the more the best of several
- * gains: a quarter of the error for 16 columns. */
+ * gains: four tenths of the error for 8 columns. */
 static float best_step(const float *x, int n, float max) {
     float d = max / 127, least = INFINITY;
     if (!(max > 1e-15f && max < 1e15f)) /* NaN, or squares would leave the range of float */

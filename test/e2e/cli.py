@@ -70,7 +70,7 @@ def a_wrong_command_is_refused_with_the_nearest_name():
     refuses(2, "unknown command 'frobnicate'", "frobnicate")
     refuses(2, "unknown command 'xyz'", "help", "xyz")
     pumice(status=2)
-    refuses(2, "'foo' is not ppl, logits or grads", "eval", "foo")
+    refuses(2, "'foo' is not ppl, quant, logits or grads", "eval", "foo")
 
 
 @claim
