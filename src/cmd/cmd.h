@@ -26,6 +26,7 @@ int cmd_init(int argc, char **argv);
 int cmd_grow(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 int cmd_vocab(int argc, char **argv);
+int cmd_quantize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_profile(int argc, char **argv); /* of `bench profile` */
 int cmd_doctor(int argc, char **argv);
@@ -191,8 +192,7 @@ void answer_free(struct answer *a);
 const char *finish_name(enum finish f);
 json_t *answer_usage(const struct answer *a);   /* prompt_tokens, completion_tokens, ... */
 json_t *answer_timings(const struct answer *a); /* milliseconds, tokens per second, peak memory */
-double answer_prompt_rate(
-    const struct answer *a); /* tokens per second; prompt tokens computed, not cached */
+double answer_prompt_rate(const struct answer *a); /* tokens computed, not cached, a second */
 double answer_decode_rate(const struct answer *a); /* after the first token; 0 = none */
 size_t peak_memory(void);                   /* bytes, of the whole process so far */
 void peak_memory_reset(void);               /* from now on it counts anew */

@@ -29,6 +29,7 @@ static const struct command {
     {"vocab", cmd_vocab, "learn a vocabulary from text (vocab train)"},
     {"init", cmd_init, "write a random model of a named shape"},
     {"grow", cmd_grow, "a deeper model from a trained one (Gstack)"},
+    {"quantize", cmd_quantize, "a GGUF model with its matrices in another type"},
     {"bench", cmd_bench, "measure speed on this machine"},
     {"doctor", cmd_doctor, "what this machine offers and what pumice uses of it"},
 };

@@ -36,6 +36,8 @@
 #define MIN_KV (8 + 1 + 4 + 1)             /* key of one byte, value of one byte */
 #define MIN_TENSOR (8 + 1 + 4 + 8 + 4 + 8) /* name of one byte, one dimension    */
 
+#define KV_AT 24
+
 /* One file.  kv and tensor hold positions in the file. */
 struct part {
     const uint8_t *data;
@@ -45,6 +47,7 @@ struct part {
     uint64_t *kv;     /* owned; sorted by key    */
     uint64_t *tensor; /* owned; sorted by offset */
     uint64_t align, data_at;
+    uint64_t kv_end; /* they begin at KV_AT */
 };
 
 struct gguf {
@@ -494,6 +497,7 @@ static int part_parse(struct part *p, struct err *err) {
         if (walk_kv(&c))
             return -1;
     }
+    p->kv_end = c.at;
     if (sort_unique(p, p->kv, p->n_kv, "key", err) || read_alignment(p, err))
         return -1;
     p->tensor = mem_array((size_t)p->n_tensor, sizeof *p->tensor);
@@ -695,6 +699,12 @@ fail:
     free(first);
     gguf_close(g);
     return NULL;
+}
+
+const void *gguf_raw(const struct gguf *g, size_t *n, uint64_t *count) {
+    *n = (size_t)(g->part.kv_end - KV_AT);
+    *count = g->part.n_kv;
+    return g->part.data + KV_AT;
 }
 
 void gguf_close(struct gguf *g) {

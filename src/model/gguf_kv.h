@@ -17,6 +17,10 @@ struct gguf_value {
 
 const char *gguf_path(const struct gguf *g); /* borrowed until gguf_close */
 
+/* The key-values of the first part as they lie in the file, n bytes with `count` of them: borrowed
+ * until gguf_close. */
+const void *gguf_raw(const struct gguf *g, size_t *n, uint64_t *count);
+
 /* False if the key is absent. */
 bool gguf_find(const struct gguf *g, const char *key, struct gguf_value *v);
 

@@ -1,10 +1,9 @@
 """quant.py - types of weights: what they cost in quality (eval quant), and quantize."""
 
-import json
 import math
 import os
 
-from harness import claim, copy_of, data, made, main, pumice, refuses, tmp, write_text, words_text
+from harness import claim, data, made, main, pumice, refuses, tmp, words_text, write_text
 
 STORIES = ("corpora", "tinystories", "cz_test.txt")
 
@@ -45,6 +44,60 @@ def a_wrong_list_or_text_is_one_error():
     refuses(2, "'q9'", "eval", "quant", made(), "--text", text, "--dtype", "int8,q9")
     refuses(2, "--text", "eval", "quant", made())
     refuses(3, "no text", "eval", "quant", made(), "--text", write_text("empty.txt", " "), "--docs", "@")
+
+
+def logits(model, *flags):
+    path = tmp("quant.npy")
+    pumice("eval", "logits", model, "--ids", "1,5,9,200,33,4", "--out", path, *flags)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+@claim
+def a_written_type_gives_the_bits_of_the_same_type_converted_in_memory():
+    source = data("gguf", "llama-k256.BF16.gguf")
+    for dtype in ["q8_0", "f16", "bf16", "f32"]:
+        out = tmp(f"made.{dtype}.gguf")
+        r = pumice("quantize", source, out, dtype.upper(), "--json").json
+        size = os.path.getsize(out)
+        assert r["to_bytes"] <= size < r["to_bytes"] + 100000, (r, size)
+        kv = ["--kv-dtype", "f32"]
+        assert logits(out, *kv) == logits(source, "--dtype", dtype, *kv), dtype
+        assert pumice("tokenize", out, "-p", "Once upon a time").raw == pumice("tokenize", source, "-p",
+                                                                               "Once upon a time").raw
+        show = pumice("show", out, "--json").json["weights"]["bytes_by_type"]
+        assert set(show) == {"f32", dtype}, show
+
+
+@claim
+def q4_0_keeps_the_head_at_eight_bits_and_vectors_are_f32():
+    out = tmp("made.q4_0.gguf")
+    pumice("quantize", data("gguf", "llama-k256.BF16.gguf"), out, "q4_0")
+    types = pumice("show", out, "--json").json["weights"]["bytes_by_type"]
+    assert set(types) == {"f32", "q8_0", "q4_0"}, types
+    assert len(logits(out)) > 1000
+
+
+@claim
+def a_dry_run_tells_the_sizes_and_writes_nothing():
+    source, out = data("gguf", "llama-k256.BF16.gguf"), tmp("dry.gguf")
+    dry = pumice("quantize", source, out, "--type", "q8_0", "--dry-run", "--json").json
+    assert not os.path.exists(out) and dry["dry_run"], dry
+    assert pumice("quantize", source, out, "q8_0", "--json").json["to_bytes"] == dry["to_bytes"]
+
+
+@claim
+def what_cannot_be_quantised_is_refused_by_name():
+    source = data("gguf", "llama-k256.BF16.gguf")
+    refuses(2, "unknown type 'q9'", "quantize", source, tmp("no.gguf"), "q9")
+    refuses(2, "q6_k", "quantize", source, tmp("no.gguf"), "q6_k")
+    refuses(2, "give IN.gguf", "quantize", source)
+    refuses(2, "one file", "quantize", source, source, "q8_0", "--force")
+    refuses(2, "folder", "quantize", made(), tmp("no.gguf"), "q8_0")
+    refuses(2, "exists", "quantize", source, write_text("there.gguf", "x"), "q8_0")
+    refuses(3, "short.gguf", "quantize", write_text("short.gguf", "GGUF"), tmp("no.gguf"), "q8_0")
+    refuses(4, "no-such-folder", "quantize", source, tmp("no-such-folder/x.gguf"), "q8_0")
+    assert not os.path.exists(tmp("no.gguf"))
 
 
 main()
