@@ -25,7 +25,7 @@
 
 struct bench {
     /* flags */
-    const char *shapes, *dtypes, *tests, *threads, *batches, *depths, *model, *text;
+    const char *shapes, *dtypes, *tests, *threads, *batches, *depths, *model, *text, *kv_dtype;
     int repeat;
     bool json, help;
     /* state */
@@ -161,8 +161,8 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
         return err_set(err, E_USAGE,
                        "--test %s: depth %d + %d tokens exceed the model's %d positions", test,
                        depth, n, r->m->cfg.max_ctx);
-    r->kv =
-        kv_open(&r->m->cfg, r->n_batch, r->n_ctx, r->m->head.type == DT_F32 ? DT_F32 : DT_F16, err);
+    enum dtype kv = b->kv_dtype ? kv_parse(b->kv_dtype) : kv_default(r->m->head.type);
+    r->kv = kv_open(&r->m->cfg, r->n_batch, r->n_ctx, kv, err);
     r->run = r->kv ? run_new(r->m, r->pool, widest * r->n_batch, r->n_ctx, err) : NULL;
     r->logits = mem_array((size_t)r->n_batch * r->m->cfg.vocab, sizeof *r->logits);
     r->ids = mem_array((size_t)r->n_ctx, sizeof *r->ids);
@@ -180,11 +180,12 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
         fraction[i] = limit / seconds;
     }
     double mid = median(rate, b->repeat);
-    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i}", "test", test, "shape",
+    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i,s:s}", "test", test, "shape",
                          r->shape, "dtype", dtype_info(r->m->layer[0].wq.type)->name, "threads",
                          pool_size(r->pool), "batch", r->n_batch, "depth", depth, "tok_per_s", mid,
                          "tok_per_s_min", rate[0], "tok_per_s_max", rate[b->repeat - 1],
-                         "limit_fraction", median(fraction, b->repeat), "repeat", b->repeat));
+                         "limit_fraction", median(fraction, b->repeat), "repeat", b->repeat,
+                         "kv_dtype", dtype_info(kv)->name));
     rc = 0;
 out:
     free(r->ids);
@@ -326,6 +327,9 @@ json_t *bench_machine(void) {
 
 static int speed(struct bench *b, struct err *err) {
     struct sweep s = {.b = b, .shape = b->model};
+    enum dtype kv;
+    if (cmd_kv_dtype(b->kv_dtype, &kv, err))
+        return -1;
     if (b->model && strrchr(b->model, '/'))
         s.shape = strrchr(b->model, '/') + 1;
     json_t *m = bench_machine();
@@ -427,6 +431,9 @@ int cmd_bench(int argc, char **argv) {
          .help = "a real model instead of a shape"},
         {"dtype", 0, NULL, OPT_STR, &b.dtypes, .arg = "LIST",
          .help = "f32, f16, bf16, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: native)"},
+        {"kv-dtype", 0, "ctk", OPT_STR, &b.kv_dtype, .arg = "TYPE",
+         .help =
+             "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"},
         {"test", 0, NULL, OPT_STR, &b.tests, .arg = "LIST",
          .help = "ppN = a prompt of N tokens, tgN = N generated (default pp512,tg128)"},
         {"threads", 't', NULL, OPT_STR, &b.threads, .arg = "LIST", .help = "default 1,2"},

@@ -46,8 +46,9 @@ int cmd_doctor(int argc, char **argv);
     {"dtype", 0, NULL, OPT_STR, &(o)->dtype, .arg = "TYPE",                                        \
      .help = "weights: f32, f16, bf16, int8, int4, q8_0, q4_0 or native = as in the file"},        \
     {"kv-dtype", 0, "ctk", OPT_STR, &(o)->kv_dtype, .arg = "TYPE",                                 \
-     .help = "keys and values: f32 or f16 (default: f32 for f32 weights, else f16)"},              \
+     .help = "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"}, \
     {"cache-type-k", 0, NULL, OPT_STR, &(o)->kv_dtype},                                            \
+    {"cache-type-v", 0, "ctv", OPT_STR, &(o)->v_dtype},                                            \
     {"ctx-size", 'c', NULL, OPT_INT, &(o)->n_ctx, 0, 1 << 24, "N",                                 \
      "tokens of context (default: the model's, at most 4096)"},                                    \
     {"threads", 't', NULL, OPT_INT, &(o)->n_threads, 0, 1024, "N",                                 \
@@ -90,9 +91,8 @@ int cmd_doctor(int argc, char **argv);
      .help = "chatml, llama2, llama3, mistral, phi, zephyr or none (default: the model's)"}
 /* clang-format on */
 
-/* Where the rows store. */
-struct load_opts { /* how a model is loaded; NULL and 0 = not given */
-    const char *model, *dtype, *kv_dtype;
+struct load_opts { /* where the rows store how a model is loaded; NULL and 0 = not given */
+    const char *model, *dtype, *kv_dtype, *v_dtype;
     int n_ctx, n_threads, n_batch;
     bool quiet;
 };

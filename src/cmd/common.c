@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
+#include "model/kv.h"
 #include "num/quant.h"
 
 /* -- arguments --------------------------------------------------------------------------------- */
@@ -61,9 +63,9 @@ int cmd_dtype(const char *name, enum dtype *out, struct err *err) {
 }
 
 int cmd_kv_dtype(const char *name, enum dtype *out, struct err *err) {
-    *out = name ? dtype_parse(name) : DT_NONE;
-    if (name && *out != DT_F32 && *out != DT_F16)
-        return err_set(err, E_USAGE, "--kv-dtype: '%s' is not f32 or f16", name);
+    *out = name ? kv_parse(name) : DT_NONE;
+    if (name && *out == DT_NONE)
+        return err_set(err, E_USAGE, "--kv-dtype: '%s' is not f32, f16, bf16 or int8", name);
     return 0;
 }
 
@@ -130,6 +132,9 @@ int cmd_load(const struct load_opts *o, struct loaded *out, struct err *err) {
     log_quiet(o->quiet);
     if (cmd_dtype(o->dtype, &mo.dtype, err) || cmd_kv_dtype(o->kv_dtype, &kv, err))
         return -1;
+    if (o->v_dtype && (!o->kv_dtype || strcasecmp(o->v_dtype, o->kv_dtype)))
+        return err_set(err, E_USAGE, "-ctv %s: keys and values have one type; give -ctk %s as well",
+                       o->v_dtype, o->v_dtype);
     *out = (struct loaded){.pool = pool_new(o->n_threads)};
     mo.pool = out->pool;
     out->m = model_open(o->model, &mo, err);

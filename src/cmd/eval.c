@@ -23,7 +23,7 @@ int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l,
     if (cmd_kv_dtype(o->kv_dtype, &type, err))
         return -1;
     if (type == DT_NONE)
-        type = l->m->head.type == DT_F32 ? DT_F32 : DT_F16;
+        type = kv_default(l->m->head.type);
     if (chunk <= 0) {
         size_t fit = ((size_t)64 << 20) / ((size_t)p->vocab * sizeof *p->logits);
         chunk = fit < 1 ? 1 : fit > 256 ? 256 : (int)fit;

@@ -16,8 +16,7 @@ struct pass { /* owned: kv, run, logits */
 };
 
 /* Room for one sequence of n_ctx tokens in chunks of at most `chunk` (0 = as many as keep the
- * logits small). The type of keys and values follows --kv-dtype, else F32 for F32 weights and F16
- * otherwise. */
+ * logits small). The type of keys and values follows --kv-dtype, else kv_default. */
 int pass_open(struct pass *p, const struct load_opts *o, const struct loaded *l, int n_ctx,
               int chunk, struct err *err);
 void pass_close(struct pass *p); /* accepts zeroed */

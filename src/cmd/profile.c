@@ -49,7 +49,8 @@ struct profile {
 struct pass { /* one repetition of a phase; nanoseconds, bytes, operations */
     int64_t total, ns[N_ROWS], wait[N_ROWS];
     double bytes[N_ROWS], ops[N_ROWS];
-    double read, peak, f32; /* of the machine meanwhile, per second; peak: of the weights' type */
+    double read, peak, attn; /* of the machine meanwhile, per second; products in the weights' type,
+                              * and in that of keys and values */
     int n_tok;
 };
 
@@ -87,14 +88,14 @@ static void add_work(const struct profile *f, struct pass *p, int pos, int n) {
 
 /* Least seconds for the work of a row. */
 static double row_limit(const struct pass *p, int row) {
-    double peak = row == RUN_ATTEND ? p->f32 : p->peak;
+    double peak = row == RUN_ATTEND ? p->attn : p->peak;
     return fmax(p->bytes[row] / p->read, p->ops[row] / peak);
 }
 
 static void add_rates(const struct profile *f, struct pass *p) {
     p->read += probe_read_rate(f->probe, f->pool) / 2;
     p->peak += probe_ops_rate(f->pool, f->m->layer[0].wq.type) / 2;
-    p->f32 += probe_ops_rate(f->pool, DT_F32) / 2;
+    p->attn += probe_ops_rate(f->pool, kv_type(f->kv) == DT_BF16 ? DT_BF16 : DT_F32) / 2;
 }
 
 /* -- passes ------------------------------------------------------------------------------------ */
@@ -170,7 +171,7 @@ static json_t *phase_json(const struct profile *f, const struct pass *p, bool ge
                      generation ? "generation" : "prompt", "tokens", p->n_tok, "batch", f->n_batch,
                      "depth", f->depth, "ms", (double)p->total / 1e6, "tok_per_s",
                      p->n_tok * 1e9 / (double)p->total, "read_gb_per_s", p->read / 1e9, "peak_gops",
-                     p->peak / 1e9, "f32_gops", p->f32 / 1e9, "rows", rows);
+                     p->peak / 1e9, "attention_gops", p->attn / 1e9, "rows", rows);
 }
 
 static void print_cell(const json_t *row, const char *key, const char *format, double scale) {
@@ -185,7 +186,7 @@ static void print_phase(const json_t *phase) {
     const json_t *row;
     size_t i;
     printf("\n%s: %lld tokens from position %lld, %.1f ms, %.1f tok/s\n"
-           "limits: read %.1f GB/s, products %.0f, F32 %.0f GOP/s\n\n",
+           "limits: read %.1f GB/s, products %.0f, of attention %.0f GOP/s\n\n",
            json_string_value(json_object_get(phase, "phase")),
            (long long)json_integer_value(json_object_get(phase, "tokens")),
            (long long)json_integer_value(json_object_get(phase, "depth")),
@@ -193,7 +194,7 @@ static void print_phase(const json_t *phase) {
            json_real_value(json_object_get(phase, "tok_per_s")),
            json_real_value(json_object_get(phase, "read_gb_per_s")),
            json_real_value(json_object_get(phase, "peak_gops")),
-           json_real_value(json_object_get(phase, "f32_gops")));
+           json_real_value(json_object_get(phase, "attention_gops")));
     printf("| operator | ms | share | waiting ms | GB/s | GOP/s | of limit |\n"
            "|---|--:|--:|--:|--:|--:|--:|\n");
     json_array_foreach(json_object_get(phase, "rows"), i, row) {
@@ -227,7 +228,7 @@ static int prepare(struct profile *f, struct err *err) {
     if (mc->learned_pos && n_ctx > mc->max_ctx)
         return err_set(err, E_USAGE, "bench profile: %d positions exceed the model's %d", n_ctx,
                        mc->max_ctx);
-    f->kv = kv_open(mc, f->n_batch, n_ctx, f->m->head.type == DT_F32 ? DT_F32 : DT_F16, err);
+    f->kv = kv_open(mc, f->n_batch, n_ctx, kv_default(f->m->head.type), err);
     widest = widest < 1 ? 1 : widest < CHUNK ? widest : CHUNK;
     f->run = f->kv ? run_new(f->m, f->pool, widest * f->n_batch, n_ctx, err) : NULL;
     if (!f->run)

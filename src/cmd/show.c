@@ -71,8 +71,10 @@ static int print_json(const char *path, const struct model_info *in, struct err 
     json_object_set_new(j, "weights", weights_json(in));
     json_object_set_new(j, "shape", shape_json(c));
     json_object_set_new(j, "kv_bytes_per_token",
-                        json_pack("{s:I,s:I}", "f16", (json_int_t)kv_token_bytes(c, DT_F16), "f32",
-                                  (json_int_t)kv_token_bytes(c, DT_F32)));
+                        json_pack("{s:I,s:I,s:I,s:I}", "f32", (json_int_t)kv_token_bytes(c, DT_F32),
+                                  "f16", (json_int_t)kv_token_bytes(c, DT_F16), "bf16",
+                                  (json_int_t)kv_token_bytes(c, DT_BF16), "int8",
+                                  (json_int_t)kv_token_bytes(c, DT_INT8)));
     json_object_set_new(j, "bos", c->bos >= 0 ? json_integer(c->bos) : json_null());
     json_object_set_new(j, "eos", eos);
     json_object_set_new(j, "tokenizer", tokenizer_json(in));
@@ -111,8 +113,8 @@ static void print_text(const char *path, const struct model_info *in) {
     printf("%-18s %d tokens", "context", c->max_ctx);
     if (c->window)
         printf(", sliding window of %d", c->window);
-    printf("\n%-18s %zu bytes in f16, %zu in f32\n", "KV per token", kv_token_bytes(c, DT_F16),
-           kv_token_bytes(c, DT_F32));
+    printf("\n%-18s %zu bytes in f32, %zu in f16 and bf16, %zu in int8\n", "KV per token",
+           kv_token_bytes(c, DT_F32), kv_token_bytes(c, DT_BF16), kv_token_bytes(c, DT_INT8));
     printf("%-18s %d%s\n", "vocabulary", c->vocab, c->tied ? ", head tied to the embedding" : "");
     printf("%-18s bos ", "special ids");
     if (c->bos >= 0)

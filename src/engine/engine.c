@@ -73,7 +73,7 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
     }
     enum dtype type = o->kv_type;
     if (type == DT_NONE)
-        type = m->head.type == DT_F32 ? DT_F32 : DT_F16;
+        type = kv_default(m->head.type);
     e->slot = mem_array((size_t)e->n_slot, sizeof *e->slot);
     e->span = mem_array((size_t)e->n_slot, sizeof *e->span);
     e->span_slot = mem_array((size_t)e->n_slot, sizeof *e->span_slot);

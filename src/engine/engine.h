@@ -15,7 +15,7 @@ struct engine_opts {
     int n_slot;         /* sequences at a time (1 for chat)                                   */
     int n_ctx;          /* tokens per sequence; 0 = the model's own, at most 4096             */
     int n_batch;        /* tokens per step: decodes first, the rest goes to prompts; 0 = 512  */
-    enum dtype kv_type; /* DT_F32 or DT_F16; DT_NONE = F32 for an F32 model, else F16         */
+    enum dtype kv_type; /* as kv_open takes; DT_NONE = kv_default of the head                 */
 };
 
 enum finish { FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR };

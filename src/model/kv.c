@@ -72,6 +72,15 @@ enum dtype kv_type(const struct kv *kv) {
     return kv->type;
 }
 
+enum dtype kv_parse(const char *name) {
+    enum dtype t = dtype_parse(name);
+    return t == DT_Q8_0 ? DT_INT8 : attend_type(t) ? t : DT_NONE;
+}
+
+enum dtype kv_default(enum dtype weights) {
+    return weights == DT_F32 ? DT_F32 : DT_BF16;
+}
+
 size_t kv_bytes(const struct kv *kv) {
     return kv->bytes;
 }

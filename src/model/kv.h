@@ -9,13 +9,15 @@
 
 struct kv;
 
-/* Room for n_slot sequences of n_ctx tokens; type is DT_F32, DT_F16, DT_BF16 or DT_Q8_0 (bytes and a
- * scale for each head of a token).  E_MEMORY with the bytes needed. */
+/* Room for n_slot sequences of n_ctx tokens; type is DT_F32, DT_F16, DT_BF16 or DT_INT8 (bytes, and
+ * a scale for each head of a token).  E_MEMORY with the bytes needed. */
 struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, struct err *err);
 void kv_close(struct kv *kv);
 int kv_ctx(const struct kv *kv);
 int kv_slots(const struct kv *kv);
 enum dtype kv_type(const struct kv *kv);
+enum dtype kv_parse(const char *name);                       /* DT_NONE = none; "q8_0" is int8 */
+enum dtype kv_default(enum dtype weights);                   /* DT_F32 for DT_F32, else DT_BF16 */
 size_t kv_bytes(const struct kv *kv);                        /* reserved, all slots */
 size_t kv_token_bytes(const struct cfg *c, enum dtype type); /* K and V of one token, all layers */
 

@@ -5,8 +5,8 @@
  *
  * Invariants: (1) the arithmetic of a token's row depends on the token, its position and its
  * sequence's KV only: every kernel works on one row, and attention adds up the past in an order of
- * its own (attend.h), so a batch, a chunk and a single step give the same bits; (2) nothing is allocated between entry and
- * exit of run_step. Tested in test/unit/run.c. */
+ * its own (attend.h), so a batch, a chunk and a single step give the same bits; (2) nothing is
+ * allocated between entry and exit of run_step.  Tested in test/unit/run.c. */
 #include "model/run.h"
 
 #include <stdatomic.h>

@@ -1,4 +1,5 @@
-/* attend.c - see attend.h.  The kernels compute one split; here a tile is led through its splits. */
+/* attend.c - see attend.h.  The kernels compute one split; here a tile is led through all of its
+ * splits. */
 #include "num/attend.h"
 
 #include <assert.h>
@@ -15,12 +16,12 @@ int attend_dim(int c) {
 }
 
 bool attend_type(enum dtype t) {
-    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_Q8_0;
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_INT8;
 }
 
 size_t attend_block_bytes(enum dtype t, int c) {
     size_t cells = (size_t)ATTEND_BLOCK * (size_t)attend_dim(c);
-    return t == DT_Q8_0 ? cells + ATTEND_BLOCK * sizeof(float) : cells * dtype_row_bytes(t, 1);
+    return t == DT_INT8 ? cells + ATTEND_BLOCK * sizeof(float) : cells * dtype_row_bytes(t, 1);
 }
 
 /* Integers and their scale; a scale that is not a number tells of an x that was not finite. */
@@ -76,7 +77,7 @@ void attend_put_k(enum dtype t, void *block, int j, const float *x, int c) {
 
 void attend_put_v(enum dtype t, void *block, int j, const float *x, int c) {
     uint32_t cell[MOST];
-    int d = attend_dim(c), bytes = t == DT_F32 ? 4 : t == DT_Q8_0 ? 1 : 2;
+    int d = attend_dim(c), bytes = t == DT_F32 ? 4 : t == DT_INT8 ? 1 : 2;
     assert(c <= MOST);
     convert(t, cell, block, j, x, c);
     if (t == DT_BF16)
@@ -162,7 +163,7 @@ static void run_kernel(enum dtype type, const struct attend *a) {
         kern.attend_bf16(a);
         return;
     default:
-        kern.attend_i8(a);
+        kern.attend_int8(a);
     }
 }
 

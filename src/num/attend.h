@@ -4,8 +4,8 @@
  * zeros to d, a multiple of 16.  Element of token j and component i, by type:
  *     f32, f16   keys [i][j], values [j][i]
  *     bf16       keys [i/2][j][i%2], values [j/2][i][j%2]: what a product of pairs reads
- *     q8_0       bytes, keys [i][j], values [j][i], then 16 floats, the scale of each token; not
- *                GGUF's blocks: one scale for a head of a token, its largest magnitude / 127
+ *     int8       bytes, keys [i][j], values [j][i], then 16 floats, the scale of each token: the
+ *                largest magnitude of its head / 127
  *
  * Bit equality: a query's past is cut into splits at multiples of ATTEND_SPLIT tokens; each gives
  * a partial result, and partial results are joined from the oldest to the newest.  What is added

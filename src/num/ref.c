@@ -153,7 +153,7 @@ static double element(enum dtype t, const char *block, int j, int i, int d, bool
         at = key ? (size_t)((i / 2 * ATTEND_BLOCK + j) * 2 + i % 2)
                  : (size_t)((j / 2 * d + i) * 2 + j % 2);
     float x;
-    if (t == DT_Q8_0) {
+    if (t == DT_INT8) {
         memcpy(&x, block + ATTEND_BLOCK * d + (size_t)j * sizeof x, sizeof x);
         return (double)x * ((const int8_t *)block)[at];
     }
@@ -202,8 +202,8 @@ static void attend_bf16(const struct attend *a) {
     attend_rows(DT_BF16, a);
 }
 
-static void attend_i8(const struct attend *a) {
-    attend_rows(DT_Q8_0, a);
+static void attend_int8(const struct attend *a) {
+    attend_rows(DT_INT8, a);
 }
 
 static void attend_merge(float *state, const float *part, int d) {

@@ -10,7 +10,7 @@ from harness import (claim, copy_of, made, main, pumice, read_safetensors, refus
 
 LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops"]
 ROW = ["test", "shape", "dtype", "threads", "batch", "depth", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
-       "limit_fraction", "repeat"]
+       "limit_fraction", "repeat", "kv_dtype"]
 
 
 def bench(**lists):
@@ -181,7 +181,7 @@ def bench_tokenize_counts_bytes_and_tokens():
     refuses(4, bare, "bench", "tokenize", bare, "--text", path)
 
 
-PHASE = ["phase", "tokens", "batch", "depth", "ms", "tok_per_s", "read_gb_per_s", "peak_gops", "f32_gops", "rows"]
+PHASE = ["phase", "tokens", "batch", "depth", "ms", "tok_per_s", "read_gb_per_s", "peak_gops", "attention_gops", "rows"]
 OPERATOR = ["operator", "ms", "share", "wait_ms", "gb_per_s", "gops", "limit_fraction"]
 PRODUCTS = ["qkv", "attention", "o", "gate, up", "down", "head"]
 STEP = ["embed", "norm", "qkv", "rope, kv append", "attention", "o", "gate, up", "act", "down", "add", "head"]

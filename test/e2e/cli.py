@@ -82,7 +82,8 @@ def unknown_flags_and_bad_values_are_named():
                         (["--top-p", "1.5"], "--top-p: 1.5 is not in 0..1"), (["-n", "1x"], "-n: '1x'"),
                         (["-n", "-2"], "-n: -2 is not in"), (["--threads", "99999"], "--threads: 99999"),
                         (["--dtype", "q3"], "--dtype: 'q3'"), (["--dtype", "q4_k"], "--dtype: 'q4_k'"),
-                        (["-ctk", "q8_0"], "--kv-dtype: 'q8_0'"), (["--seed", "1e3"], "--seed: '1e3'"),
+                        (["-ctk", "q4_0"], "--kv-dtype: 'q4_0'"), (["-ctv", "int8"], "one type"),
+                        (["-ctk", "f16", "-ctv", "int8"], "one type"), (["--seed", "1e3"], "--seed: '1e3'"),
                         (["--logit-bias", "5"], "--logit-bias: '5'"),
                         (["--logit-bias", "99999+1"], "99999 is outside the vocabulary of 512"),
                         (["--logit-bias", "5+x"], "--logit-bias: '+x'"), (["--stop", ""], "--stop: the text is empty"),
@@ -492,7 +493,9 @@ def show_tells_what_the_model_is():
     assert j["architecture"] == "llama" and j["shape"]["vocabulary"] == VOCAB
     assert j["shape"]["layers"] == c["num_hidden_layers"] and j["shape"]["context"] == CONTEXT
     values = 2 * c["num_hidden_layers"] * c["head_dim"] * c["num_key_value_heads"]  # a key and a value for each
-    assert j["kv_bytes_per_token"] == {"f16": values * 2, "f32": values * 4}
+    padded = values // c["head_dim"] * -(-c["head_dim"] // 16) * 16
+    assert j["kv_bytes_per_token"] == {"f32": padded * 4, "f16": padded * 2, "bf16": padded * 2,
+                                       "int8": padded + values // c["head_dim"] * 4}
     assert j["weights"]["bytes_per_weight"] == 4 and list(j["weights"]["bytes_by_type"]) == ["f32"]
     head = read_safetensors(os.path.join(model(), "model.safetensors"))[0]
     count = 0

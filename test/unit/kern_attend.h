@@ -136,8 +136,8 @@ static void check_attend_bf16(const struct kern *r, const struct kern *k) {
     check_attend(r->attend_bf16, k->attend_bf16, DT_BF16, 1.0 / 256);
 }
 
-static void check_attend_i8(const struct kern *r, const struct kern *k) {
-    check_attend(r->attend_i8, k->attend_i8, DT_Q8_0, 0);
+static void check_attend_int8(const struct kern *r, const struct kern *k) {
+    check_attend(r->attend_int8, k->attend_int8, DT_INT8, 0);
 }
 
 static void check_attend_merge(const struct kern *r, const struct kern *k) {

@@ -2,6 +2,8 @@
  * computed. */
 #include "testing.h"
 
+#include <math.h>
+
 #include "base/rng.h"
 #include "model/run.h"
 #include "num/kern.h"
@@ -126,13 +128,163 @@ static void alone_batched_and_chunked_give_the_same_bits(void **state) {
         assert_ok(kern_force(isa, &err), err);
         for (size_t t = 0; t < sizeof type / sizeof *type; t++) {
             struct model *m = random_model(&c, type[t], pool);
-            enum dtype kv_type = type[t] == DT_F32 ? DT_F32 : DT_F16;
+            enum dtype kv_type = type[t] == DT_F32    ? DT_F32
+                                 : type[t] == DT_F16  ? DT_F16
+                                 : type[t] == DT_Q4_0 ? DT_INT8
+                                                      : DT_BF16;
             chunks_and_threads_agree(m, kv_type);
             a_batch_agrees_with_each_alone(m, kv_type);
             model_close(m);
         }
     }
     kern_force(best, &err);
+    pool_free(pool);
+}
+
+/* Logits of the tokens from `from` on, after the cache was filled up to there in one piece. */
+static float *tail_of(const struct model *m, struct pool *pool, const int32_t *ids, int from, int n,
+                      int chunk, enum dtype kv_type) {
+    struct err err = {0};
+    struct kv *kv = kv_open(&m->cfg, 1, n, kv_type, &err);
+    struct run *r = run_new(m, pool, from > chunk ? from : chunk, n, &err);
+    assert_non_null(kv);
+    assert_non_null(r);
+    float *out = calloc((size_t)(n - from) * m->cfg.vocab, sizeof *out);
+    struct span past = {0, 0, from, ids, WANT_NONE};
+    if (from)
+        assert_ok(run_step(r, kv, &(struct batch){&past, 1}, out, &err), err);
+    for (int at = from; at < n; at += chunk) {
+        struct span s = {0, at, n - at < chunk ? n - at : chunk, ids + at, WANT_ALL};
+        float *to = out + (size_t)(at - from) * m->cfg.vocab;
+        assert_ok(run_step(r, kv, &(struct batch){&s, 1}, to, &err), err);
+    }
+    run_free(r);
+    kv_close(kv);
+    return out;
+}
+
+/* The tokens around every boundary of splits, one by one and in pieces, on 1 and 3 threads, against
+ * the whole sequence at once. */
+static void splits_agree(const struct model *m, enum dtype kv_type, int n_split) {
+    int n = n_split * ATTEND_SPLIT + 9;
+    size_t row = (size_t)m->cfg.vocab;
+    int32_t *ids = calloc((size_t)n, sizeof *ids);
+    random_ids(ids, n, m->cfg.vocab, 7);
+    struct pool *one = pool_new(1);
+    float *want = logits_of(m, one, ids, n, n, kv_type);
+    pool_free(one);
+    for (int threads = 1; threads <= 3; threads += 2) {
+        struct pool *pool = pool_new(threads);
+        static const int chunk[] = {1, 7, 300};
+        for (size_t c = 0; c < sizeof chunk / sizeof *chunk; c++)
+            for (int s = 1; s <= n_split; s++) {
+                int from = s * ATTEND_SPLIT - 5, end = from + 14;
+                float *got = tail_of(m, pool, ids, from, end, chunk[c], kv_type);
+                if (memcmp(got, want + (size_t)from * row, 14 * row * sizeof *got))
+                    fail_msg("kv %s, isa %s, %d threads, chunks of %d from %d: other bits",
+                             dtype_info(kv_type)->name, isa_name(kern_level()), threads, chunk[c],
+                             from);
+                free(got);
+            }
+        pool_free(pool);
+    }
+    free(want);
+    free(ids);
+}
+
+static void long_pasts_give_the_same_bits_in_splits_and_whole(void **state) {
+    (void)state;
+    static const enum dtype kv_type[] = {DT_F32, DT_F16, DT_BF16, DT_INT8};
+    struct err err = {0};
+    struct cfg c;
+    struct pool *pool = pool_new(2);
+    assert_ok(cfg_shape(&c, "tiny", &err), err);
+    c.n_layer = 1;
+    c.vocab = 32;
+    enum isa best = kern_best();
+    for (enum isa isa = ISA_REF; isa <= best; isa++) {
+        assert_ok(kern_force(isa, &err), err);
+        for (int i = 0; i < 5; i++) { /* the last: with a window that a split cuts */
+            c.window = i == 4 ? 300 : 0;
+            if ((isa == ISA_REF && i % 3) || isa == ISA_VNNI) /* slow, and one code for all types */
+                continue;                                     /* VNNI has the code of AVX512 */
+            struct model *m = random_model(&c, DT_F32, pool);
+            splits_agree(m, kv_type[i % 4], isa == ISA_REF ? 1 : 2);
+            model_close(m);
+        }
+    }
+    kern_force(best, &err);
+    pool_free(pool);
+}
+
+/* One token each of sequences with pasts of none, one and two splits. */
+static void a_batch_of_uneven_pasts_agrees_with_each_alone(void **state) {
+    (void)state;
+    static const int past[] = {2 * ATTEND_SPLIT + 3, 4, ATTEND_SPLIT - 1, ATTEND_SPLIT};
+    enum { N = sizeof past / sizeof *past, MOST = 2 * ATTEND_SPLIT + 4 };
+    struct err err = {0};
+    struct cfg c;
+    assert_ok(cfg_shape(&c, "tiny", &err), err);
+    c.n_layer = 1;
+    int32_t ids[MOST];
+    for (int threads = 1; threads <= 3; threads++) {
+        struct pool *pool = pool_new(threads);
+        struct model *m = random_model(&c, DT_BF16, pool);
+        struct kv *kv = kv_open(&c, N, MOST, DT_BF16, &err);
+        struct run *r = run_new(m, pool, MOST, MOST, &err);
+        size_t row = (size_t)c.vocab;
+        float *out = calloc(N * row, sizeof *out), *want[N];
+        struct span span[N];
+        random_ids(ids, MOST, c.vocab, 3);
+        for (int s = 0; s < N; s++) {
+            want[s] = logits_of(m, pool, ids, past[s] + 1, past[s] + 1, DT_BF16);
+            span[s] = (struct span){s, 0, past[s], ids, WANT_NONE};
+            assert_ok(run_step(r, kv, &(struct batch){span + s, 1}, out, &err), err);
+            span[s] = (struct span){s, past[s], 1, ids + past[s], WANT_LAST};
+        }
+        assert_ok(run_step(r, kv, &(struct batch){span, N}, out, &err), err);
+        for (int s = 0; s < N; s++) {
+            assert_memory_equal(out + (size_t)s * row, want[s] + (size_t)past[s] * row,
+                                row * sizeof *out);
+            free(want[s]);
+        }
+        free(out);
+        run_free(r);
+        kv_close(kv);
+        model_close(m);
+        pool_free(pool);
+    }
+}
+
+/* Logits of 40 tokens with keys and values of each type beside those with floats. */
+static void every_type_of_keys_and_values_is_as_close_as_it_rounds(void **state) {
+    (void)state;
+    static const struct {
+        enum dtype type;
+        double most;
+    } kv[] = {{DT_F16, 2e-4}, {DT_BF16, 2e-3}, {DT_INT8, 5e-3}};
+    struct err err = {0};
+    struct cfg c;
+    struct pool *pool = pool_new(2);
+    assert_ok(cfg_shape(&c, "tiny", &err), err);
+    struct model *m = random_model(&c, DT_F32, pool);
+    int32_t ids[40];
+    random_ids(ids, 40, c.vocab, 8);
+    float *want = logits_of(m, pool, ids, 40, 40, DT_F32);
+    for (size_t t = 0; t < sizeof kv / sizeof *kv; t++) {
+        float *got = logits_of(m, pool, ids, 40, 40, kv[t].type);
+        double diff = 0, size = 0;
+        for (int i = 0; i < 40 * c.vocab; i++) {
+            diff += (got[i] - want[i]) * (got[i] - want[i]);
+            size += want[i] * want[i];
+        }
+        double off = sqrt(diff / size);
+        printf("  %s: off by %.1e\n", dtype_info(kv[t].type)->name, off);
+        assert_true(off > 0 && off < kv[t].most);
+        free(got);
+    }
+    free(want);
+    model_close(m);
     pool_free(pool);
 }
 
@@ -242,6 +394,9 @@ int main(void) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alone_batched_and_chunked_give_the_same_bits),
+        cmocka_unit_test(long_pasts_give_the_same_bits_in_splits_and_whole),
+        cmocka_unit_test(a_batch_of_uneven_pasts_agrees_with_each_alone),
+        cmocka_unit_test(every_type_of_keys_and_values_is_as_close_as_it_rounds),
         cmocka_unit_test(a_sliding_window_hides_older_tokens_and_nothing_else),
         cmocka_unit_test(only_wanted_rows_come_out_in_span_order),
         cmocka_unit_test(a_batch_that_cannot_run_is_refused_by_name),

@@ -40,7 +40,7 @@ INLINE vf v_exp2(vf x) {
 
 /* Bytes of a component of ATTEND_BLOCK keys, or of ATTEND_BLOCK components of a value. */
 INLINE size_t cell_bytes(enum dtype t) {
-    return ATTEND_BLOCK * (size_t)(t == DT_F32 ? 4 : t == DT_Q8_0 ? 1 : 2);
+    return ATTEND_BLOCK * (size_t)(t == DT_F32 ? 4 : t == DT_INT8 ? 1 : 2);
 }
 
 /* W numbers from p; of bfloat16, the odd or even ones of W pairs. */
@@ -62,7 +62,7 @@ INLINE size_t lane_at(enum dtype t, int i) {
     return (size_t)i * (t == DT_F32 || t == DT_BF16 ? 4 : t == DT_F16 ? 2 : 1);
 }
 
-/* DT_Q8_0: the scales of tokens j .. j + W - 1 of a block. */
+/* DT_INT8: the scales of tokens j .. j + W - 1 of a block. */
 INLINE vf load_scales(const char *block, int j, int d) {
     return v_load((const float *)(const void *)(block + ATTEND_BLOCK * d) + j);
 }
@@ -94,7 +94,7 @@ INLINE void score_tile(enum dtype t, struct rows_of *x, int mt, int nb, int b) {
     }
     UNROLL for (int r = 0; r < mt; r++) UNROLL for (int n = 0; n < nv; n++) {
         vf s = acc[r * nv + n];
-        if (t == DT_Q8_0)
+        if (t == DT_INT8)
             s = v_mul(s, load_scales(k[n * W / ATTEND_BLOCK], n * W % ATTEND_BLOCK, d));
         v_store(x->s + r * ATTEND_SPLIT + b * ATTEND_BLOCK + n * W, s);
     }
@@ -116,7 +116,7 @@ INLINE void weigh(enum dtype t, const struct attend *a, int r, float *s) {
     for (int j = j0; j < see.hi; j += W) {
         vf e = v_exp2(v_sub(v_load(s + j), v_set(max)));
         sum = v_add(sum, e);
-        if (t == DT_Q8_0) /* values are scaled with their weights */
+        if (t == DT_INT8) /* values are scaled with their weights */
             e = v_mul(e, load_scales(a->v[j / ATTEND_BLOCK], j % ATTEND_BLOCK, a->d));
         v_store(s + j, e);
     }
@@ -125,8 +125,8 @@ INLINE void weigh(enum dtype t, const struct attend *a, int r, float *s) {
 }
 
 /* Adds what the keys see gives to nv vectors of mt rows' results, from component i. */
-INLINE void mix_tile(enum dtype t, const struct rows_of *x, int r, int mt, struct attend_keys see, int i,
-                     int nv) {
+INLINE void mix_tile(enum dtype t, const struct rows_of *x, int r, int mt, struct attend_keys see,
+                     int i, int nv) {
     const struct attend *a = x->a;
     const int d = a->d, pair = t == DT_BF16 ? 2 : 1, n_block = tile_blocks(a);
     const size_t row = (size_t)(d / ATTEND_BLOCK) * cell_bytes(t) * (size_t)pair;
@@ -226,8 +226,8 @@ static void attend_bf16(const struct attend *a) {
     attend_split(DT_BF16, a);
 }
 
-static void attend_i8(const struct attend *a) {
-    attend_split(DT_Q8_0, a);
+static void attend_int8(const struct attend *a) {
+    attend_split(DT_INT8, a);
 }
 
 static void attend_merge(float *state, const float *part, int d) {
@@ -245,7 +245,7 @@ static void attend_fill(struct kern *k) {
     k->attend_f32 = attend_f32;
     k->attend_f16 = attend_f16;
     k->attend_bf16 = attend_bf16;
-    k->attend_i8 = attend_i8;
+    k->attend_int8 = attend_int8;
     k->attend_merge = attend_merge;
 }
 
