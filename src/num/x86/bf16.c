@@ -30,6 +30,17 @@ INLINE void step(vf *acc, const char *const *x, const char *const *w, int mt, in
     }
 }
 
+/* With the first tokens, fetches a step's bytes of the nt rows that come next.  For one token, which
+ * waits for nothing but weights, in the order of memory: that is faster than by turns from eight
+ * places. */
+INLINE void fetch(const struct gemm *g, const char *const *w, int mt, int nt, size_t at) {
+    if (mt == 1) {
+        tile_prefetch(w[0], g->ldw, nt, at * (size_t)nt, 2 * STEP * (size_t)nt);
+        return;
+    }
+    UNROLL for (int b = 0; b < nt; b++) tile_prefetch(w[b], g->ldw, nt, at, 2 * STEP);
+}
+
 INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
     vf acc[TOKENS * ONE_ROWS];
     const char *x[TOKENS], *w[ONE_ROWS];
@@ -38,10 +49,8 @@ INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
     UNROLL for (int a = 0; a < mt * nt; a++) acc[a] = v_set(0);
     int l = 0;
     for (; l + STEP <= g->k; l += STEP) {
-        if (i == 0) { /* with the first tokens, fetch the rows that come next */
-            UNROLL for (int b = 0; b < nt; b++)
-                tile_prefetch(w[b], g->ldw, nt, 2 * (size_t)l, 2 * STEP);
-        }
+        if (i == 0)
+            fetch(g, w, mt, nt, 2 * (size_t)l);
         step(acc, x, w, mt, nt, l, STEP);
     }
     if (l < g->k)
