@@ -11,7 +11,10 @@
 #include "num/x86/zmm.h"
 
 #define TOKENS 6 /* at once                                                          */
-#define WIDE 4   /* panels at once: 24 sums, as many as registers allow      */
+#define WIDE 4   /* panels at once for FEW tokens, else PAIR: then all sums are in registers */
+#define PAIR 2
+#define FEW 3
+#define MOST (PAIR * TOKENS) /* elements of y in vectors: 12 */
 
 INLINE __m512i load(const uint8_t *p) {
     return _mm512_loadu_si512(p);
@@ -39,7 +42,7 @@ INLINE __mmask16 lanes(const struct gemm *g, int j) {
  * on, unless it is 0, lie the panels that come next. */
 INLINE void group_int8(vf *acc, const uint8_t *const *p, size_t next, const char *const *x, int np,
                        int mt, int n) {
-    __m512i sum[WIDE * TOKENS];
+    __m512i sum[MOST];
     UNROLL for (int a = 0; a < mt; a++) {
         __m512i start = _mm512_set1_epi32(-128 * ((const struct i8x *)(const void *)x[a])->sum);
         UNROLL for (int r = 0; r < np; r++) sum[a * np + r] = start;
@@ -70,7 +73,7 @@ INLINE void group_int8(vf *acc, const uint8_t *const *p, size_t next, const char
 INLINE void tile_int8(const struct gemm *g, int np, int mt, int i, int j) {
     int group = int8_group(g->k);
     size_t next = i == 0 ? (size_t)np * PANEL * g->ldw : 0;
-    vf acc[WIDE * TOKENS];
+    vf acc[MOST];
     const uint8_t *p[WIDE];
     const char *x[TOKENS];
     UNROLL for (int r = 0; r < np; r++) p[r] = panel_at(g, j + r * PANEL);
@@ -98,26 +101,33 @@ INLINE void tokens_int8(const struct gemm *g, int np, int mt, int i, int j) {
         tile_int8(g, np, 3, i, j);
         return;
     case 4:
-        tile_int8(g, np, 4, i, j);
+        tile_int8(g, PAIR, 4, i, j);
         return;
     case 5:
-        tile_int8(g, np, 5, i, j);
+        tile_int8(g, PAIR, 5, i, j);
         return;
     default:
-        tile_int8(g, np, 6, i, j);
+        tile_int8(g, PAIR, 6, i, j);
     }
+}
+
+/* Tokens i0 .. i1 - 1 by np panels from row j. */
+INLINE void strip_int8(const struct gemm *g, int np, int i0, int i1, int j) {
+    for (int i = i0; i < i1; i += TOKENS)
+        tokens_int8(g, np, tile_min(TOKENS, i1 - i), i, j);
 }
 
 static void gemm_int8(const struct gemm *g) {
     int block = tile_fit(MIDDLE, g->ldx, TOKENS); /* tokens that stay in the second cache */
     for (int i0 = 0; i0 < g->m; i0 += block) {
         int i1 = tile_min(g->m, i0 + block), j = 0;
-        for (; j + WIDE * PANEL <= g->n; j += WIDE * PANEL)
-            for (int i = i0; i < i1; i += TOKENS)
-                tokens_int8(g, WIDE, tile_min(TOKENS, i1 - i), i, j);
-        for (; j < g->n; j += PANEL)
-            for (int i = i0; i < i1; i += TOKENS)
-                tokens_int8(g, 1, tile_min(TOKENS, i1 - i), i, j);
+        for (; g->m <= FEW && j + WIDE * PANEL <= g->n; j += WIDE * PANEL)
+            strip_int8(g, WIDE, i0, i1, j);
+        for (; j + PAIR * PANEL <= g->n; j += PAIR * PANEL)
+            strip_int8(g, PAIR, i0, i1, j);
+        for (; j < g->n; j += PANEL) /* at most two */
+            for (int i = i0; i < i1; i++)
+                tile_int8(g, 1, 1, i, j);
     }
 }
 
