@@ -23,7 +23,8 @@ void pass_close(struct pass *p); /* accepts zeroed */
 
 /* Runs ids[0..n), n <= chunk, at position pos; p->logits then holds n rows. */
 int pass_run(struct pass *p, int pos, const int32_t *ids, int n, struct err *err);
-/* -- what is scored (sequences.c) --------------------------------------------------------------- */
+
+/* -- what is scored (sequences.c) ------------------------------------------------------------ */
 
 enum sequence_kind { SEQ_DOCUMENT, SEQ_FIRST_WINDOW, SEQ_LATER_WINDOW };
 struct sequences { /* all borrowed */
