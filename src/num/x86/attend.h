@@ -192,8 +192,12 @@ INLINE void attend_rows(enum dtype t, struct rows_of *x, int mt) {
 INLINE void attend_split(enum dtype t, const struct attend *a) {
     struct rows_of x;
     x.a = a;
-    for (x.r = 0; x.r < a->m; x.r += ATTEND_ROWS)
-        switch (tile_min(ATTEND_ROWS, a->m - x.r)) {
+    for (x.r = 0; x.r < a->m; x.r += ATTEND_ROWS) {
+        int mt = tile_min(ATTEND_ROWS, a->m - x.r);
+#ifdef NO_UNROLL
+        attend_rows(t, &x, mt);
+#else
+        switch (mt) {
         case 1:
             attend_rows(t, &x, 1);
             break;
@@ -212,6 +216,8 @@ INLINE void attend_split(enum dtype t, const struct attend *a) {
         default:
             attend_rows(t, &x, 6);
         }
+#endif
+    }
 }
 
 static void attend_f32(const struct attend *a) {

@@ -183,8 +183,12 @@ INLINE void attend_rows(struct rows_of *x, int mt) {
 static void attend_bf16(const struct attend *a) {
     struct rows_of x;
     x.a = a;
-    for (x.r = 0; x.r < a->m; x.r += ATTEND_ROWS)
-        switch (tile_min(ATTEND_ROWS, a->m - x.r)) {
+    for (x.r = 0; x.r < a->m; x.r += ATTEND_ROWS) {
+        int mt = tile_min(ATTEND_ROWS, a->m - x.r);
+#ifdef NO_UNROLL
+        attend_rows(&x, mt);
+#else
+        switch (mt) {
         case 1:
             attend_rows(&x, 1);
             break;
@@ -203,6 +207,8 @@ static void attend_bf16(const struct attend *a) {
         default:
             attend_rows(&x, 6);
         }
+#endif
+    }
 }
 
 #endif

@@ -17,6 +17,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
     HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
 #define UNROLL
+#define NO_UNROLL /* nor is there a reason for a copy of the code for each number of rows */
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
