@@ -45,9 +45,8 @@ typedef int sequence_fn(void *ud, const int32_t *ids, int n, enum sequence_kind 
 int sequences_each(struct sequences *s, const char *label, sequence_fn *fn, void *ud,
                    struct err *err);
 
-
-int eval_quant(int argc, char **argv, struct err *err);
 int eval_ppl(int argc, char **argv, struct err *err);
+int eval_quant(int argc, char **argv, struct err *err);
 int eval_grads(int argc, char **argv, struct err *err);
 
 #endif

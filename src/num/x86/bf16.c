@@ -30,9 +30,9 @@ INLINE void step(vf *acc, const char *const *x, const char *const *w, int mt, in
     }
 }
 
-/* With the first tokens, fetches a step's bytes of the nt rows that come next.  For one token, which
- * waits for nothing but weights, in the order of memory: that is faster than by turns from eight
- * places. */
+/* With the first tokens, fetches a step's bytes of the nt rows that come next.  For one token,
+ * which waits for nothing but weights, in the order of memory: that is faster than by turns from
+ * eight places. */
 INLINE void fetch(const struct gemm *g, const char *const *w, int mt, int nt, size_t at) {
     if (mt == 1) {
         tile_prefetch(w[0], g->ldw, nt, at * (size_t)nt, 2 * STEP * (size_t)nt);

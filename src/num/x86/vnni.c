@@ -1,5 +1,5 @@
-/* vnni.c - level AVX512_VNNI: quantised products of 16 rows by vpdpbusd, which adds four products of
- * unsigned weights and signed activations to a 32-bit lane (blocks.h, panel_vnni.c). */
+/* vnni.c - level AVX512_VNNI: quantised products of 16 rows by vpdpbusd, which adds four products
+ * of unsigned weights and signed activations to a 32-bit lane (blocks.h, panel_vnni.c). */
 #include <string.h>
 
 #include "num/x86/zmm.h"
