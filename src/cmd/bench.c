@@ -430,7 +430,8 @@ int cmd_bench(int argc, char **argv) {
         {"model", 'm', NULL, OPT_STR, &b.model, .arg = "PATH",
          .help = "a real model instead of a shape"},
         {"dtype", 0, NULL, OPT_STR, &b.dtypes, .arg = "LIST",
-         .help = "f32, f16, bf16, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: native)"},
+         .help = "f32, f16, bf16, int8, int4, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: "
+                 "native)"},
         {"kv-dtype", 0, "ctk", OPT_STR, &b.kv_dtype, .arg = "TYPE",
          .help =
              "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"},

@@ -61,7 +61,8 @@ struct attend_keys {
 };
 struct attend {
     const float *q;                  /* (m, d), d a multiple of 16                            */
-    const char *const *k, *const *v; /* the blocks that any row sees; then ATTEND_AHEAD more k */
+    const char *const *k, *const *v; /* the blocks that any row sees; then ATTEND_AHEAD more of
+                                      * k to be fetched, NULL where there are none           */
     const struct attend_keys *see;   /* (m), neither lo nor hi ever decreasing                */
     float *part;                     /* (m, ATTEND_HEAD + d): max, sum, anything, o           */
     void *tmp;                       /* room for 2 ATTEND_ROWS d bytes                        */

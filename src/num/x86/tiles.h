@@ -58,10 +58,11 @@ INLINE int tile_blocks(const struct attend *a) {
 }
 
 /* Where the at-th block lies that attention reads: the keys, the values, then the next split's
- * keys. Only an address. */
+ * keys; where there are none, the first block. For fetching only. */
 INLINE const char *tile_block(const struct attend *a, int at) {
     int n = tile_blocks(a);
-    return at < n || at >= 2 * n ? a->k[at < n ? at : at - n] : a->v[at - n];
+    const char *p = at < n || at >= 2 * n ? a->k[at < n ? at : at - n] : a->v[at - n];
+    return p ? p : a->k[0];
 }
 
 /* y[i][j .. j + 3], as far as there are rows */
