@@ -52,5 +52,8 @@ build() {
         }
     fi
     say "building $dir"
-    ninja -C "$dir" --quiet || return 1
+    said=$(ninja -C "$dir" --quiet 2>&1) || {
+        printf '%s\n' "$said" >&2
+        return 1
+    }
 }
