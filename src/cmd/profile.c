@@ -3,9 +3,9 @@
  * run.c takes the times (run_watch), this file knows how much work an operator is: the bytes it
  * must read from memory (weights once a step, keys and values once a sequence) and its operations
  * (two per weight and token, four per component of each attended key).  Operators that only touch
- * activations, which stay in the caches, have neither. Each pass is timed
- * whole, between two probes of the machine, and the one of median time is shown: shares of one pass
- * add up, medians of operators would not. */
+ * activations, which stay in the caches, have neither.  Each pass is timed whole, between two
+ * probes of the machine, and the one of median time is shown: shares of one pass add up, medians of
+ * operators would not. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

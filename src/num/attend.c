@@ -24,6 +24,11 @@ size_t attend_block_bytes(enum dtype t, int c) {
     return t == DT_INT8 ? cells + ATTEND_BLOCK * sizeof(float) : cells * dtype_row_bytes(t, 1);
 }
 
+/* Of a component, a scale apart. */
+static int cell_bytes(enum dtype t) {
+    return t == DT_INT8 ? 1 : (int)dtype_row_bytes(t, 1);
+}
+
 /* Integers and their scale; a scale that is not a number tells of an x that was not finite. */
 static float quantise(int8_t *q, const float *x, int c) {
     float max = 0;
@@ -51,7 +56,7 @@ static void scatter(void *dst, size_t step, const void *src, int n, int bytes) {
             ((uint8_t *)dst)[(size_t)i * step] = ((const uint8_t *)src)[i];
 }
 
-/* x in type t at dst; with q8_0 also the scale of token j. */
+/* x in type t at dst; with INT8 also the scale of token j. */
 static void convert(enum dtype t, void *dst, char *block, int j, const float *x, int c) {
     if (t == DT_F32)
         memcpy(dst, x, (size_t)c * sizeof *x);
@@ -69,15 +74,13 @@ void attend_put_k(enum dtype t, void *block, int j, const float *x, int c) {
     convert(t, cell, block, j, x, c);
     if (t == DT_BF16) /* a pair is a cell */
         scatter((uint32_t *)block + j, ATTEND_BLOCK, cell, (c + 1) / 2, 4);
-    else {
-        int bytes = t == DT_F32 ? 4 : t == DT_F16 ? 2 : 1;
-        scatter((char *)block + j * bytes, ATTEND_BLOCK, cell, c, bytes);
-    }
+    else
+        scatter((char *)block + j * cell_bytes(t), ATTEND_BLOCK, cell, c, cell_bytes(t));
 }
 
 void attend_put_v(enum dtype t, void *block, int j, const float *x, int c) {
     uint32_t cell[MOST];
-    int d = attend_dim(c), bytes = t == DT_F32 ? 4 : t == DT_INT8 ? 1 : 2;
+    int d = attend_dim(c), bytes = cell_bytes(t);
     assert(c <= MOST);
     convert(t, cell, block, j, x, c);
     if (t == DT_BF16)

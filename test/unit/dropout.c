@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "num/kern.h"
+#include "tiny_cfg.h"
 #include "train/dropout.h"
 #include "train/net.h"
 
@@ -99,26 +100,9 @@ struct fixture {
 };
 
 static struct cfg shape(bool parallel, bool shared_norm) {
-    struct cfg c = {.arch = "llama",
-                    .vocab = 37,
-                    .dim = 24,
-                    .n_layer = 2,
-                    .n_head = 4,
-                    .n_kv_head = 2,
-                    .head_dim = 6,
-                    .ffn = 20,
-                    .max_ctx = 32,
-                    .norm = NORM_RMS,
-                    .norm_eps = 1e-5f,
-                    .act = ACT_SILU,
-                    .gated = true,
-                    .embed_scale = 1,
-                    .rope_dim = 6,
-                    .rope_theta = 100,
-                    .rope_factor = 1,
-                    .parallel = parallel,
-                    .shared_norm = shared_norm,
-                    .bos = -1};
+    struct cfg c = tiny_cfg();
+    c.parallel = parallel;
+    c.shared_norm = shared_norm;
     return c;
 }
 

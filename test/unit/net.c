@@ -13,6 +13,7 @@
 #include "num/kern.h"
 #include "testing.h"
 #include "train/adamw.h"
+#include "tiny_cfg.h"
 
 static const char *const families[] = {
     "gpt2", "phi", "qwen2", "mistral", "llama3-rope", "llama-gqa-tied", "llama-linear-rope-bias"};
@@ -199,29 +200,6 @@ static void ten_adamw_steps_follow_the_reference(void **state) {
 }
 
 /* -- tiny models of any flags ---------------------------------------------------------------- */
-
-/* A small Llama whose sizes are multiples of nothing in particular. */
-static struct cfg tiny_cfg(void) {
-    struct cfg c = {.arch = "llama",
-                    .vocab = 37,
-                    .dim = 24,
-                    .n_layer = 2,
-                    .n_head = 4,
-                    .n_kv_head = 2,
-                    .head_dim = 6,
-                    .ffn = 20,
-                    .max_ctx = 128,
-                    .norm = NORM_RMS,
-                    .norm_eps = 1e-5f,
-                    .act = ACT_SILU,
-                    .gated = true,
-                    .embed_scale = 1,
-                    .rope_dim = 6,
-                    .rope_theta = 100,
-                    .rope_factor = 1,
-                    .bos = -1};
-    return c;
-}
 
 /* Weights large enough for every path to matter, and norms that are not 1. */
 static void randomize(struct fixture *f, uint64_t seed) {

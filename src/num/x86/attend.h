@@ -23,19 +23,11 @@ INLINE float *row_part(const struct attend *a, int r) {
     return a->part + (size_t)r * (size_t)(ATTEND_HEAD + a->d);
 }
 
-/* 2^x for x <= 0 or NaN within 2 ulp: a Taylor series as in v_exp. */
+/* 2^x for x <= 0 or NaN within 2 ulp. */
 INLINE vf v_exp2(vf x) {
     x = v_max(v_set(-200), x);
-    vf n = v_round(x), r = v_mul(v_sub(x, n), v_set(0.693147181f));
-    vf p = v_set(1.0f / 5040);
-    p = v_fma(p, r, v_set(1.0f / 720));
-    p = v_fma(p, r, v_set(1.0f / 120));
-    p = v_fma(p, r, v_set(1.0f / 24));
-    p = v_fma(p, r, v_set(1.0f / 6));
-    p = v_fma(p, r, v_set(0.5f));
-    p = v_fma(p, r, v_set(1));
-    p = v_fma(p, r, v_set(1));
-    return v_scale(p, n);
+    vf n = v_round(x);
+    return v_exp_parts(n, v_mul(v_sub(x, n), v_set(0.693147181f)));
 }
 
 /* Bytes of a component of ATTEND_BLOCK keys, or of ATTEND_BLOCK components of a value. */

@@ -106,14 +106,9 @@ static void rope(float *x, const float *c, const float *s, int n_head, int head_
     }
 }
 
-/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln(2)/2, then the Taylor series of e^r, whose
- * next term is below a tenth of an ulp.  Beyond the clamps the result is 0 or infinity in any
- * case; NaN stays. */
-INLINE vf v_exp(vf x) {
-    x = v_max(v_set(-105), v_min(v_set(90), x));
-    vf n = v_round(v_mul(x, v_set(1.44269504f)));
-    vf r = v_fnma(n, v_set(0.693359375f), x); /* ln 2 in two parts; n times the first is exact */
-    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+/* 2^n e^r for whole n and |r| <= ln(2)/2: the Taylor series of e^r, whose next term is below a
+ * tenth of an ulp. */
+INLINE vf v_exp_parts(vf n, vf r) {
     vf p = v_set(1.0f / 5040);
     p = v_fma(p, r, v_set(1.0f / 720));
     p = v_fma(p, r, v_set(1.0f / 120));
@@ -123,6 +118,16 @@ INLINE vf v_exp(vf x) {
     p = v_fma(p, r, v_set(1));
     p = v_fma(p, r, v_set(1));
     return v_scale(p, n);
+}
+
+/* e^x within 2 ulp: x = n ln 2 + r.  Beyond the clamps the result is 0 or infinity in any case; NaN
+ * stays. */
+INLINE vf v_exp(vf x) {
+    x = v_max(v_set(-105), v_min(v_set(90), x));
+    vf n = v_round(v_mul(x, v_set(1.44269504f)));
+    vf r = v_fnma(n, v_set(0.693359375f), x); /* ln 2 in two parts; n times the first is exact */
+    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+    return v_exp_parts(n, r);
 }
 
 INLINE vf sigmoid_times(vf x, vf u) {
