@@ -16,41 +16,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "model/run.h"
-
-struct job { /* an accepted request: its copy and its progress */
-    struct req r;
-    struct job *next; /* queue */
-    struct sampler *sampler;
-    struct tok_stream stream;
-    struct buf text; /* decoded but not delivered: may be the start of a stop string */
-    struct logprob top[20];
-    struct usage use;
-    int64_t start_us, first_us;
-    int64_t order; /* arrival number */
-    bool cancelled;
-};
-
-struct slot {
-    struct ids ids;
-    int n_kv;
-    struct job *job; /* NULL = free */
-    int64_t used;    /* step counter at last use, for choosing among free slots */
-};
-
-struct engine {
-    const struct model *m;
-    struct run *run;
-    struct kv *kv;
-    struct slot *slot;
-    int n_slot, n_ctx, n_batch;
-    int64_t step, arrivals;
-    struct job *head, **tail; /* waiting requests, oldest first */
-    struct span *span;        /* (n_slot) */
-    int *span_slot;           /* (n_slot) which slot a span belongs to */
-    float *logits;            /* (n_slot, vocab) */
-    size_t logits_bytes;
-};
+#include "engine/impl.h"
 
 /* -- open and close ---------------------------------------------------------------------------- */
 
@@ -62,6 +28,7 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
     e->n_slot = o->n_slot > 0 ? o->n_slot : 1;
     e->n_ctx = o->n_ctx > 0 ? o->n_ctx : m->cfg.max_ctx < 4096 ? m->cfg.max_ctx : 4096;
     e->n_batch = o->n_batch > 0 ? o->n_batch : 512;
+    e->max_queue = o->max_queue;
     if (e->n_batch < e->n_slot)
         e->n_batch = e->n_slot; /* every decode must fit */
     if (e->n_batch > e->n_ctx * e->n_slot)
@@ -77,6 +44,7 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
     e->slot = mem_array((size_t)e->n_slot, sizeof *e->slot);
     e->span = mem_array((size_t)e->n_slot, sizeof *e->span);
     e->span_slot = mem_array((size_t)e->n_slot, sizeof *e->span_slot);
+    e->allowed = mem_array(((size_t)m->cfg.vocab + 31) / 32, sizeof *e->allowed);
     e->logits_bytes = (size_t)e->n_slot * m->cfg.vocab * sizeof *e->logits;
     e->logits = mem_pages(e->logits_bytes, "logits", err);
     e->kv = kv_open(&m->cfg, e->n_slot, e->n_ctx, type, err);
@@ -90,6 +58,7 @@ fail:
 
 static void job_free(struct job *j) {
     sampler_free(j->sampler);
+    free((void *)j->r.sampling.bias);
     buf_free(&j->text);
     for (int i = 0; i < j->r.n_stop; i++)
         free((void *)j->r.stop[i]);
@@ -99,13 +68,15 @@ static void job_free(struct job *j) {
     free(j);
 }
 
-static void job_end(struct job *j, enum finish why, const struct err *err) {
-    int64_t now = clock_us();
-    j->use.why = why;
-    j->use.err = err;
-    j->use.decode_us = j->first_us ? now - j->first_us : 0;
-    if (!j->first_us)
-        j->use.prompt_us = now - j->start_us;
+static void job_end(struct engine *e, struct job *j, enum finish why, const struct err *err) {
+    struct usage *u = &j->use;
+    u->why = why;
+    u->err = err;
+    u->ended_at = clock_us();
+    u->decode_us = u->first_at ? u->ended_at - u->first_at : 0;
+    u->prompt_us =
+        (u->first_at ? u->first_at : u->ended_at) - (u->started_at ? u->started_at : u->ended_at);
+    e->stats.ended[why]++;
     if (j->r.on_done)
         j->r.on_done(j->r.ud, &j->use);
     job_free(j);
@@ -116,11 +87,11 @@ void engine_close(struct engine *e) {
         return;
     for (struct job *j = e->head, *next; j; j = next) {
         next = j->next;
-        job_end(j, FIN_CANCELLED, NULL);
+        job_end(e, j, FIN_CANCELLED, NULL);
     }
     for (int i = 0; e->slot && i < e->n_slot; i++) {
         if (e->slot[i].job)
-            job_end(e->slot[i].job, FIN_CANCELLED, NULL);
+            job_end(e, e->slot[i].job, FIN_CANCELLED, NULL);
         ids_free(&e->slot[i].ids);
     }
     run_free(e->run);
@@ -129,6 +100,7 @@ void engine_close(struct engine *e) {
     free(e->slot);
     free(e->span);
     free(e->span_slot);
+    free(e->allowed);
     free(e);
 }
 
@@ -147,6 +119,29 @@ size_t engine_kv_held(const struct engine *e) {
     return n * kv_token_bytes(&e->m->cfg, kv_type(e->kv));
 }
 
+void engine_stats(const struct engine *e, struct engine_stats *out) {
+    *out = e->stats;
+    out->slots = e->n_slot;
+    out->waiting = e->n_wait;
+    out->budget = e->n_batch;
+    out->kv_held = engine_kv_held(e);
+    out->kv_reserved = engine_kv_bytes(e);
+    for (int i = 0; i < e->n_slot; i++)
+        out->running += e->slot[i].job != NULL;
+}
+
+struct engine_slot engine_slot(const struct engine *e, int i) {
+    const struct slot *s = &e->slot[i];
+    struct engine_slot out = {.busy = s->job, .n_kv = s->n_kv};
+    if (s->job) {
+        out.n_prompt = s->job->use.n_prompt;
+        out.n_cached = s->job->use.n_cached;
+        out.n_out = s->job->use.n_out;
+        out.started_at = s->job->use.started_at;
+    }
+    return out;
+}
+
 /* -- requests ---------------------------------------------------------------------------------- */
 
 int engine_submit(struct engine *e, const struct req *r, struct err *err) {
@@ -160,26 +155,38 @@ int engine_submit(struct engine *e, const struct req *r, struct err *err) {
         if (r->ids[i] < 0 || r->ids[i] >= e->m->cfg.vocab)
             return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d", r->ids[i],
                            e->m->cfg.vocab);
+    for (int i = 0; i < r->sampling.n_bias; i++)
+        if (r->sampling.bias[i].id < 0 || r->sampling.bias[i].id >= e->m->cfg.vocab)
+            return err_set(err, E_USAGE, "logit_bias: id %d is outside the vocabulary of %d",
+                           r->sampling.bias[i].id, e->m->cfg.vocab);
+    if (e->max_queue && e->n_wait >= e->max_queue) {
+        e->stats.rejected++;
+        return err_set(err, E_BUSY, "the queue is full: %d requests wait", e->n_wait);
+    }
     struct job *j = mem_new(sizeof *j);
     j->r = *r;
     j->r.ids = mem_dup(r->ids, (size_t)r->n * sizeof *r->ids);
     j->r.stop_id = mem_dup(r->stop_id, (size_t)r->n_stop_id * sizeof *r->stop_id);
+    j->r.sampling.bias =
+        mem_dup(r->sampling.bias, (size_t)r->sampling.n_bias * sizeof *r->sampling.bias);
     char **stop = mem_array((size_t)r->n_stop, sizeof *stop);
     for (int i = 0; i < r->n_stop; i++)
         stop[i] = mem_strdup(r->stop[i]);
     j->r.stop = (const char *const *)stop;
     if (j->r.n_logprobs > (int)(sizeof j->top / sizeof *j->top))
         j->r.n_logprobs = sizeof j->top / sizeof *j->top;
-    j->sampler = sampler_new(&r->sampling, e->m->cfg.vocab);
+    j->sampler = sampler_new(&j->r.sampling, e->m->cfg.vocab);
     sampler_prompt(j->sampler, r->ids, r->n);
     if (e->m->tok)
         tok_stream_start(&j->stream, e->m->tok);
     j->stream.started = r->continues;
     j->use.n_prompt = r->n;
     j->order = ++e->arrivals;
-    j->start_us = clock_us();
+    j->use.queued_at = clock_us();
     *e->tail = j;
     e->tail = &j->next;
+    e->n_wait++;
+    e->stats.accepted++;
     return 0;
 }
 
@@ -191,12 +198,12 @@ void engine_cancel(struct engine *e, void *ud) {
             e->slot[i].job->cancelled |= e->slot[i].job->r.ud == ud;
 }
 
-static void slot_end(struct engine *e, struct slot *s, enum finish why, const struct err *err) {
+void slot_end(struct engine *e, struct slot *s, enum finish why, const struct err *err) {
     struct job *j = s->job;
     s->job = NULL;
     s->ids.n = (size_t)s->n_kv; /* the last sampled token was never run */
     s->used = e->step;
-    job_end(j, why, err);
+    job_end(e, j, why, err);
 }
 
 /* Length of the common prefix of a slot's cached tokens and a prompt, short of the prompt's last
@@ -228,8 +235,9 @@ static void admit(struct engine *e) {
         *link = j->next;
         if (!*link)
             e->tail = link;
+        e->n_wait--;
         if (j->cancelled) {
-            job_end(j, FIN_CANCELLED, NULL);
+            job_end(e, j, FIN_CANCELLED, NULL);
             continue;
         }
         pick->job = j;
@@ -238,113 +246,9 @@ static void admit(struct engine *e) {
         ids_addn(&pick->ids, j->r.ids + keep, (size_t)(j->r.n - keep));
         pick->used = e->step;
         j->use.n_cached = keep;
-        j->start_us = clock_us();
-    }
-}
-
-/* -- tokens out -------------------------------------------------------------------------------- */
-
-/* Earliest stop string in text, or the length of text; *found tells which. */
-static size_t find_stop(const struct req *r, const char *text, size_t n, bool *found) {
-    size_t at = n;
-    *found = false;
-    for (int i = 0; i < r->n_stop; i++) {
-        size_t len = strlen(r->stop[i]);
-        const char *p = len ? memmem(text, n, r->stop[i], len) : NULL;
-        if (p && (size_t)(p - text) < at) {
-            at = (size_t)(p - text);
-            *found = true;
-        }
-    }
-    return at;
-}
-
-/* How many bytes at the end of text could be the start of a stop string. */
-static size_t maybe_stop(const struct req *r, const char *text, size_t n) {
-    size_t hold = 0;
-    for (int i = 0; i < r->n_stop; i++) {
-        size_t len = strlen(r->stop[i]);
-        for (size_t k = len > n ? n : len - (len > 0); k > hold; k--)
-            if (memcmp(text + n - k, r->stop[i], k) == 0)
-                hold = k;
-    }
-    return hold;
-}
-
-static bool is_end(const struct engine *e, const struct req *r, int32_t id) {
-    for (int i = 0; i < e->m->cfg.n_eos && !r->ignore_eos; i++)
-        if (e->m->cfg.eos[i] == id)
-            return true;
-    for (int i = 0; i < r->n_stop_id; i++)
-        if (r->stop_id[i] == id)
-            return true;
-    return false;
-}
-
-/* Hands the caller a token and whatever text is safe to show; false = the caller cancels. */
-static bool deliver(struct job *j, struct token *t, size_t safe) {
-    t->text = buf_str(&j->text);
-    t->len = safe;
-    bool go_on = !j->r.on_token || j->r.on_token(j->r.ud, t);
-    memmove(j->text.data, j->text.data + safe, j->text.len - safe);
-    j->text.len -= safe;
-    return go_on;
-}
-
-/* Text still held back goes out with id -1 when the answer ends for a reason other than a stop
- * string. */
-static void flush(struct engine *e, struct job *j) {
-    if (e->m->tok)
-        tok_stream_end(&j->stream, &j->text);
-    if (j->text.len)
-        deliver(j, &(struct token){.id = -1}, j->text.len);
-}
-
-/* Decodes id into the pending text; how much of it can be shown, and whether a stop string was
- * met. */
-static size_t add_text(const struct engine *e, struct job *j, int32_t id, bool *stopped) {
-    *stopped = false;
-    if (!e->m->tok)
-        return 0;
-    tok_stream_add(&j->stream, id, &j->text,
-                   NULL); /* an id without a piece (padded vocabulary) has no text */
-    const char *text = buf_str(&j->text);
-    size_t at = find_stop(&j->r, text, j->text.len, stopped);
-    return *stopped ? at : at - maybe_stop(&j->r, text, j->text.len);
-}
-
-/* Samples the slot's next token from its logits row and ends the request if it is the last. */
-static void next_token(struct engine *e, struct slot *s, const float *logits) {
-    struct job *j = s->job;
-    if (!j->first_us) {
-        j->first_us = clock_us();
-        j->use.prompt_us = j->first_us - j->start_us;
-    }
-    struct token t = {.id = sampler_next(j->sampler, logits), .top = j->top};
-    if (t.id < 0) {
-        struct err err = {0};
-        err_set(&err, E_FORMAT, "nan_logits: the model's output is not a number");
-        slot_end(e, s, FIN_ERROR, &err);
-        return;
-    }
-    if (is_end(e, &j->r, t.id)) {
-        flush(e, j);
-        slot_end(e, s, FIN_STOP, NULL);
-        return;
-    }
-    if (j->r.n_logprobs > 0)
-        t.logprob = logprobs(logits, e->m->cfg.vocab, t.id, j->top, j->r.n_logprobs);
-    ids_add(&s->ids, t.id);
-    j->use.n_out++;
-    bool stopped;
-    size_t safe = add_text(e, j, t.id, &stopped);
-    if (!deliver(j, &t, safe)) {
-        slot_end(e, s, FIN_CANCELLED, NULL);
-    } else if (stopped) {
-        slot_end(e, s, FIN_STOP, NULL);
-    } else if (j->use.n_out == j->r.max_new || (int)s->ids.n >= e->n_ctx) {
-        flush(e, j);
-        slot_end(e, s, FIN_LENGTH, NULL);
+        j->use.started_at = clock_us();
+        e->stats.prompt_tokens += j->r.n;
+        e->stats.cached_tokens += keep;
     }
 }
 
@@ -408,6 +312,7 @@ bool engine_step(struct engine *e) {
     if (!b.n_span)
         return e->head != NULL;
     struct err err = {0};
+    e->stats.steps++;
     int failed = run_step(e->run, e->kv, &b, e->logits, &err), row = 0;
     for (int i = 0; i < b.n_span; i++) {
         struct slot *s = &e->slot[e->span_slot[i]];
@@ -416,8 +321,9 @@ bool engine_step(struct engine *e) {
             continue;
         }
         s->n_kv += b.span[i].n;
+        e->stats.computed_tokens += s->job->use.n_out ? 0 : b.span[i].n;
         if (b.span[i].want == WANT_LAST && s->job->r.max_new != 0)
-            next_token(e, s, e->logits + (size_t)row * e->m->cfg.vocab);
+            out_token(e, s, e->logits + (size_t)row * e->m->cfg.vocab);
         row += b.span[i].want == WANT_LAST;
     }
     return true;

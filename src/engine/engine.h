@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "method/sarathi.h"
 #include "model/model.h"
 #include "model/sample.h"
 
@@ -16,6 +17,9 @@ struct engine_opts {
     int n_ctx;          /* tokens per sequence; 0 = the model's own, at most 4096             */
     int n_batch;        /* tokens per step: decodes first, the rest goes to prompts; 0 = 512  */
     enum dtype kv_type; /* as kv_open takes; DT_NONE = kv_default of the head                 */
+    int max_queue;      /* requests that wait; 0 = any number                                 */
+    double tbt_slo_ms;  /* what a step with decodes in it may take; 0 = n_batch alone decides */
+    enum sarathi_policy policy; /* SARATHI, or what it is compared with                       */
 };
 
 enum finish { FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR };
@@ -29,7 +33,10 @@ struct token {        /* one generated token, borrowed during the callback */
 };
 struct usage {
     int n_prompt, n_cached, n_out; /* cached = prompt tokens whose KV was reused */
-    int64_t prompt_us, decode_us;
+    int n_preempted;               /* how often its KV was given up and computed again */
+    int64_t prompt_us, decode_us;  /* first scheduled to first token; from there to the end */
+    /* Moments of clock_us(): accepted, first scheduled, first token, end; 0 = never came to it. */
+    int64_t queued_at, started_at, first_at, ended_at;
     enum finish why;
     const struct err *err; /* FIN_ERROR only; borrowed during the callback */
 };
@@ -41,7 +48,9 @@ struct req {
     const int32_t *ids; /* full prompt, copied */
     int n;
     int max_new; /* -1 = until the context is full */
-    struct sampling sampling;
+    int min_new; /* no end token, stop id or stop string counts before so many tokens */
+    struct sampling sampling;     /* its bias list is copied */
+    struct constraint constraint; /* all NULL = none; its ud is borrowed until on_done returns */
     const char *const *stop; /* stop strings, copied; the stop and what follows is not delivered */
     int n_stop;
     const int32_t *stop_id; /* token ids that end the answer, besides the model's EOS; copied */
@@ -62,9 +71,31 @@ int engine_ctx(const struct engine *e);
 size_t engine_kv_bytes(const struct engine *e); /* reserved */
 size_t engine_kv_held(const struct engine *e);  /* of the tokens now in the slots */
 
-/* Queues a request.  E_USAGE if the prompt is empty or does not fit the context. */
+/* Queues a request.  E_USAGE if the prompt is empty, does not fit the context, or an id is outside
+ * the vocabulary; E_MEMORY if the KV memory could never hold it; E_BUSY if the queue is full. */
 int engine_submit(struct engine *e, const struct req *r, struct err *err);
 bool engine_step(struct engine *e);             /* one forward pass; false = nothing left to do */
 void engine_cancel(struct engine *e, void *ud); /* requests with this ud end with FIN_CANCELLED */
+
+struct engine_stats {
+    int running, waiting, slots; /* now; slots = the most that can run */
+    int budget;                  /* tokens that the last step could have had */
+    size_t kv_held, kv_reserved; /* bytes; as the two functions above */
+    /* Since engine_open: */
+    int64_t steps, preempted, accepted, rejected; /* rejected: E_BUSY only */
+    int64_t ended[FIN_ERROR + 1];                 /* by enum finish */
+    int64_t prompt_tokens, cached_tokens;         /* of requests that were scheduled */
+    int64_t computed_tokens;                      /* of prompts, those computed again included */
+    int64_t out_tokens;
+    struct sarathi_cost cost; /* the fitted time of a step; all 0 = not yet */
+};
+void engine_stats(const struct engine *e, struct engine_stats *out);
+
+struct engine_slot { /* what a sequence does now; no text, no ids */
+    bool busy;       /* else n_kv tokens of a past request wait to be reused */
+    int n_prompt, n_cached, n_kv, n_out;
+    int64_t started_at;
+};
+struct engine_slot engine_slot(const struct engine *e, int i); /* i < engine_stats.slots */
 
 #endif

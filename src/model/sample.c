@@ -272,18 +272,31 @@ static int32_t draw(struct sampler *p, float top) {
     return last;
 }
 
-int32_t sampler_next(struct sampler *p, const float *raw) {
+static bool is_allowed(const uint32_t *allowed, int id) {
+    return allowed[id / 32] >> (id % 32) & 1;
+}
+
+int32_t sampler_next_of(struct sampler *p, const float *raw, const uint32_t *allowed) {
     float *logits = p->weight;
     memcpy(logits, raw, (size_t)p->vocab * sizeof *logits);
     penalise(p, logits);
+    for (int id = 0; allowed && id < p->vocab; id++)
+        if (!is_allowed(allowed, id))
+            logits[id] = -INFINITY;
     int32_t id = best(p);
     if (id < 0)
         return -1;
+    while (allowed && !is_allowed(allowed, id)) /* all that are allowed have a logit of -inf */
+        id = (id + 1) % p->vocab;
     if (p->s.temp > 0 && isfinite(logits[id])) /* nothing to weigh beside an infinite logit */
         id = draw(p, logits[id]);
     ids_add(&p->past, id);
     p->generated[id]++;
     return id;
+}
+
+int32_t sampler_next(struct sampler *p, const float *raw) {
+    return sampler_next_of(p, raw, NULL);
 }
 
 /* -- log-probabilities ------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 #ifndef MODEL_SAMPLE_H
 #define MODEL_SAMPLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/buf.h"
@@ -36,6 +37,22 @@ void sampler_prompt(struct sampler *s, const int32_t *ids,
 /* Chooses the next token from logits (vocab) and remembers it.  Ties go to the lower id; any NaN
  * gives -1. */
 int32_t sampler_next(struct sampler *s, const float *logits);
+
+/* The same among the ids whose bit is set (id: bit id % 32 of word id / 32); NULL = all.  At least
+ * one must be. */
+int32_t sampler_next_of(struct sampler *s, const float *logits, const uint32_t *allowed);
+
+/* What may follow, decided token by token, such as "a JSON object".  The engine asks `mask` before
+ * every choice and reports the choice to `accept` exactly once, never again after a preemption. */
+struct constraint {
+    void *ud;
+    /* Sets the bits of the ids that may come next in `allowed` (vocab bits, all 0 at entry), end
+     * tokens among them where the answer may end.  false = nothing can follow: the answer ends as
+     * if an end token had come.  The time of one call is the time of one token: keep it short. */
+    bool (*mask)(void *ud, uint32_t *allowed, int vocab);
+    /* id was chosen; end tokens and stop ids are not reported. */
+    void (*accept)(void *ud, int32_t id);
+};
 
 struct logprob {
     int32_t id;
