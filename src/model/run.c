@@ -290,7 +290,7 @@ static void rope_and_store(void *arg, int id, int n) {
             kern.rope(k, cos, sin, c->n_kv_head, c->head_dim, c->rope_dim);
         }
         struct kv_view kv = kv_view(a->kv, r->slot[t], a->layer);
-        size_t block = (size_t)(r->pos[t] / ATTEND_BLOCK) * kv.block;
+        size_t block = attend_at(&kv.at, r->pos[t] / ATTEND_BLOCK);
         for (int g = 0, j = r->pos[t] % ATTEND_BLOCK; g < c->n_kv_head; g++) {
             size_t at = (size_t)g * kv.head + block;
             attend_put_k(kv.type, kv.k + at, j, k + g * c->head_dim, c->head_dim);
@@ -322,7 +322,7 @@ static struct attend_tile tile_of(const struct attn *a, int i, int g, int *first
                                 .ld = ld,
                                 .k = kv.k + (size_t)g * kv.head,
                                 .v = kv.v + (size_t)g * kv.head,
-                                .block = kv.block,
+                                .at = kv.at,
                                 .tmp = tmp};
 }
 

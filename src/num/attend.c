@@ -170,6 +170,27 @@ static void run_kernel(enum dtype type, const struct attend *a) {
     }
 }
 
+/* The blocks of `keys` tokens from block b0, and the ATTEND_AHEAD blocks of keys after them, which
+ * only a prefetch may touch.  One division a split: groups are walked, not looked up. */
+static int list_blocks(const struct attend_tile *t, int b0, int keys, const char **k,
+                       const char **v) {
+    const struct attend_place *p = &t->at;
+    int n = (keys + ATTEND_BLOCK - 1) / ATTEND_BLOCK;
+    int left = p->blocks ? p->blocks - b0 % p->blocks : n + ATTEND_AHEAD;
+    size_t at = attend_at(p, b0);
+    for (int b = 0; b < n + ATTEND_AHEAD; b++) {
+        k[b] = t->k + at;
+        if (b < n)
+            v[b] = t->v + at;
+        at += p->block;
+        if (--left == 0) {
+            at += p->group - (size_t)p->blocks * p->block;
+            left = p->blocks;
+        }
+    }
+    return n;
+}
+
 /* One split, with queries that are scaled already. */
 static void part_of(const struct attend_tile *t, int split, float *part) {
     const char *k[ATTEND_SPLIT / ATTEND_BLOCK + ATTEND_AHEAD], *v[ATTEND_SPLIT / ATTEND_BLOCK];
@@ -185,14 +206,9 @@ static void part_of(const struct attend_tile *t, int split, float *part) {
         for (int h = 0; h < t->group; h++)
             see[i * t->group + h] = (struct attend_keys){lo, end};
     }
-    int n_block = (end + ATTEND_BLOCK - 1) / ATTEND_BLOCK, ahead = end == ATTEND_SPLIT;
-    for (int b = 0; b < n_block; b++) {
-        size_t at = (size_t)(base / ATTEND_BLOCK + b) * t->block;
-        k[b] = t->k + at;
-        v[b] = t->v + at;
-    }
-    for (int b = 0; b < ATTEND_AHEAD; b++) /* of the next split, if there is one */
-        k[n_block + b] = k[n_block - 1] + (size_t)(ahead * (b + 1)) * t->block;
+    int n_block = list_blocks(t, base / ATTEND_BLOCK, end, k, v);
+    for (int b = 0; b < ATTEND_AHEAD && end < ATTEND_SPLIT; b++) /* there is no next split */
+        k[n_block + b] = k[n_block - 1];
     size_t row = (size_t)(i0 * t->group);
     struct attend a = {.q = (float *)t->tmp + row * (size_t)d_of(t),
                        .k = k,

@@ -25,6 +25,19 @@ size_t attend_block_bytes(enum dtype t, int c);     /* of the keys, or values, o
 void attend_put_k(enum dtype t, void *block, int j, const float *x, int c);
 void attend_put_v(enum dtype t, void *block, int j, const float *x, int c);
 
+/* Where the blocks of a head lie: `blocks` of them follow each other in a group, and groups follow
+ * each other at a stride of their own, so that memory can be given to a sequence group by group.
+ * blocks = 0: all of them in one group. */
+struct attend_place {
+    size_t block, group; /* bytes from one to the next */
+    int blocks;
+};
+static inline size_t attend_at(const struct attend_place *p, int b) {
+    if (!p->blocks)
+        return (size_t)b * p->block;
+    return (size_t)(b / p->blocks) * p->group + (size_t)(b % p->blocks) * p->block;
+}
+
 /* Queries of n consecutive tokens, `group` heads of c components each, which share keys. */
 struct attend_tile {
     enum dtype type;
@@ -34,8 +47,8 @@ struct attend_tile {
     const float *q;   /* head h of token i at q + i * ld + h * c, and the result at out    */
     float *out;
     size_t ld;
-    const char *k, *v; /* block b at k + b * block                                          */
-    size_t block;
+    const char *k, *v; /* block b at k + attend_at(&at, b), of v likewise                   */
+    struct attend_place at;
     void *tmp; /* attend_tmp(n * group, c) bytes                                    */
 };
 size_t attend_tmp(int rows, int c);

@@ -171,7 +171,7 @@ static void forward_document(const struct item *it, int lo, int hi) {
                                           .ld = (size_t)(c->n_head * d),
                                           .k = it->k,
                                           .v = it->v,
-                                          .block = block,
+                                          .at = {.block = block},
                                           .tmp = it->tmp});
     }
 }
