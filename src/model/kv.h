@@ -74,7 +74,7 @@ bool kv_room(const struct kv *kv, int slot, int n_tok);
 /* -- groups held by a cache (engine/prefix.h); flat has none ------------------------------------ */
 
 /* Group `group` of an active slot, all of whose tokens are there, becomes read-only and is kept
- * until kv_drop; its number, or -1 (flat).  Once for each group. */
+ * until kv_drop; its number, or -1 (flat).  Again: the same. */
 int kv_hold(struct kv *kv, int slot, int group);
 void kv_drop(struct kv *kv, int id);
 /* Held groups become the first n of an active, empty slot; returns the tokens it has then. */
