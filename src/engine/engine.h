@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "method/sarathi.h"
+#include "model/kv.h"
 #include "model/model.h"
 #include "model/sample.h"
 
@@ -17,6 +18,8 @@ struct engine_opts {
     int n_ctx;          /* tokens per sequence; 0 = the model's own, at most 4096             */
     int n_batch;        /* tokens per step: decodes first, the rest goes to prompts; 0 = 512  */
     enum dtype kv_type; /* as kv_open takes; DT_NONE = kv_default of the head                 */
+    enum kv_layout kv_layout;
+    size_t kv_pool;     /* bytes for all sequences together, as kv_opts.pool; flat: not used  */
     int max_queue;      /* requests that wait; 0 = any number                                 */
     double tbt_slo_ms;  /* what a step with decodes in it may take; 0 = n_batch alone decides */
     enum sarathi_policy policy; /* SARATHI, or what it is compared with                       */
@@ -51,6 +54,7 @@ struct req {
     int min_new; /* no end token, stop id or stop string counts before so many tokens */
     struct sampling sampling;     /* its bias list is copied */
     struct constraint constraint; /* all NULL = none; its ud is borrowed until on_done returns */
+    uint64_t cache_salt; /* KV is shared between requests of the same salt only */
     const char *const *stop; /* stop strings, copied; the stop and what follows is not delivered */
     int n_stop;
     const int32_t *stop_id; /* token ids that end the answer, besides the model's EOS; copied */
@@ -68,7 +72,7 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
                            struct err *err);
 void engine_close(struct engine *e);
 int engine_ctx(const struct engine *e);
-size_t engine_kv_bytes(const struct engine *e); /* reserved */
+size_t engine_kv_bytes(const struct engine *e); /* the most it may hold */
 size_t engine_kv_held(const struct engine *e);  /* of the tokens now in the slots */
 
 /* Queues a request.  E_USAGE if the prompt is empty, does not fit the context, or an id is outside
@@ -80,12 +84,12 @@ void engine_cancel(struct engine *e, void *ud); /* requests with this ud end wit
 struct engine_stats {
     int running, waiting, slots; /* now; slots = the most that can run */
     int budget;                  /* tokens that the last step could have had */
-    size_t kv_held, kv_reserved; /* bytes; as the two functions above */
+    struct kv_stats kv;
     /* Since engine_open: */
     int64_t steps, preempted, accepted, rejected; /* rejected: E_BUSY only */
     int64_t ended[FIN_ERROR + 1];                 /* by enum finish */
     int64_t prompt_tokens, cached_tokens;         /* of requests that were scheduled */
-    int64_t computed_tokens;                      /* of prompts, those computed again included */
+    int64_t computed_tokens; /* in chunks: of prompts, and whatever was computed again */
     int64_t out_tokens;
     struct sarathi_cost cost; /* the fitted time of a step; all 0 = not yet */
 };

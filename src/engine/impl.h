@@ -1,41 +1,42 @@
-/* impl.h - what the files of this folder share: jobs, slots, the engine.  Nobody else sees it. */
+/* impl.h - what the files of this folder share: jobs and the engine.  Above it only tests look. */
 #ifndef ENGINE_IMPL_H
 #define ENGINE_IMPL_H
 
 #include "engine/engine.h"
+#include "engine/prefix.h"
 #include "model/run.h"
 
 struct job { /* an accepted request: its copy and its progress */
     struct req r;
-    struct job *next; /* queue */
-    struct sampler *sampler;
+    struct job *older, *newer; /* in order of arrival */
+    struct ids ids;            /* the prompt, and what was generated */
+    int n_kv, slot;            /* ids[0..n_kv) stand in that slot; slot -1 = waits, n_kv is 0 */
+    struct sampler *sampler;   /* from the first time it was scheduled */
     struct tok_stream stream;
     struct buf text; /* decoded but not delivered: may be the start of a stop string */
     struct logprob top[20];
     struct usage use;
-    int64_t order; /* arrival number */
     bool cancelled;
-};
-
-struct slot {
-    struct ids ids;
-    int n_kv;
-    struct job *job; /* NULL = free */
-    int64_t used;    /* step counter at last use, for choosing among free slots */
 };
 
 struct engine {
     const struct model *m;
     struct run *run;
     struct kv *kv;
-    struct slot *slot;
-    int n_slot, n_ctx, n_batch, max_queue;
-    int64_t step, arrivals;
-    struct job *head, **tail; /* waiting requests, oldest first */
-    int n_wait;
-    struct span *span; /* (n_slot) */
-    int *span_slot;    /* (n_slot) which slot a span belongs to */
-    float *logits;     /* (n_slot, vocab) */
+    struct prefix *prefix;
+    int n_run, n_ctx, max_queue;
+    struct job *oldest, *newest; /* all jobs; those with a slot are older than those without */
+    int n_running, n_waiting;
+    bool any_cancelled;
+    struct sarathi_opts sched;
+    struct sarathi_fit fit;
+    struct sarathi_seq *seq; /* (2 * n_run) what may run in this step: */
+    struct job **of;         /* (2 * n_run) whose it is */
+    struct job **job;        /* (slots of kv) who works there; NULL = nobody */
+    const struct job *short_of_memory; /* was refused when so many groups were free: */
+    int short_free;
+    struct span *span; /* (n_run) */
+    float *logits;     /* (n_run, vocab) */
     size_t logits_bytes;
     uint32_t *allowed; /* (vocab) bits; scratch of out_token */
     struct engine_stats stats;
@@ -43,13 +44,19 @@ struct engine {
 
 /* -- engine.c ---------------------------------------------------------------------------------- */
 
-/* The slot's request is over: frees the slot, which keeps its KV, and calls on_done. */
-void slot_end(struct engine *e, struct slot *s, enum finish why, const struct err *err);
+/* The request is over: gives its slot back, calls on_done, frees it. */
+void job_end(struct engine *e, struct job *j, enum finish why, const struct err *err);
+
+/* -- step.c ------------------------------------------------------------------------------------ */
+
+/* Takes memory away from the latest running request, which will be computed again; false = none
+ * runs.  The scheduler does so when memory is short, tests whenever they like. */
+bool job_preempt_latest(struct engine *e);
 
 /* -- out.c: from logits to the caller ---------------------------------------------------------- */
 
-/* Samples the slot's next token from its row of logits, delivers it, and ends the request if it was
- * the last. */
-void out_token(struct engine *e, struct slot *s, const float *logits);
+/* Samples the next token from its row of logits, delivers it, and ends the request if it was the
+ * last. */
+void out_token(struct engine *e, struct job *j, const float *logits);
 
 #endif

@@ -109,43 +109,42 @@ static const uint32_t *allowed(struct engine *e, const struct job *j, bool *over
     return e->allowed;
 }
 
-void out_token(struct engine *e, struct slot *s, const float *logits) {
-    struct job *j = s->job;
+void out_token(struct engine *e, struct job *j, const float *logits) {
     bool over, stopped = false;
     const uint32_t *may = allowed(e, j, &over);
     if (!j->use.first_at)
         j->use.first_at = clock_us();
     if (over) {
         flush(e, j);
-        slot_end(e, s, FIN_STOP, NULL);
+        job_end(e, j, FIN_STOP, NULL);
         return;
     }
     struct token t = {.id = sampler_next_of(j->sampler, logits, may), .top = j->top};
     if (t.id < 0) {
         struct err err = {0};
         err_set(&err, E_FORMAT, "nan_logits: the model's output is not a number");
-        slot_end(e, s, FIN_ERROR, &err);
+        job_end(e, j, FIN_ERROR, &err);
         return;
     }
     if (is_end(e, &j->r, t.id)) {
         flush(e, j);
-        slot_end(e, s, FIN_STOP, NULL);
+        job_end(e, j, FIN_STOP, NULL);
         return;
     }
     if (j->r.constraint.accept)
         j->r.constraint.accept(j->r.constraint.ud, t.id);
     if (j->r.n_logprobs > 0)
         t.logprob = logprobs(logits, e->m->cfg.vocab, t.id, j->top, j->r.n_logprobs);
-    ids_add(&s->ids, t.id);
+    ids_add(&j->ids, t.id);
     j->use.n_out++;
     e->stats.out_tokens++;
     size_t safe = add_text(e, j, t.id, &stopped);
     if (!deliver(j, &t, safe)) {
-        slot_end(e, s, FIN_CANCELLED, NULL);
+        job_end(e, j, FIN_CANCELLED, NULL);
     } else if (stopped) {
-        slot_end(e, s, FIN_STOP, NULL);
-    } else if (j->use.n_out == j->r.max_new || (int)s->ids.n >= e->n_ctx) {
+        job_end(e, j, FIN_STOP, NULL);
+    } else if (j->use.n_out == j->r.max_new || (int)j->ids.n >= e->n_ctx) {
         flush(e, j);
-        slot_end(e, s, FIN_LENGTH, NULL);
+        job_end(e, j, FIN_LENGTH, NULL);
     }
 }
