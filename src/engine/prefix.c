@@ -286,6 +286,8 @@ static void extend(struct prefix *p, int slot) {
         int i = find(p, k->serial, k->salt, ids);
         if (i < 0) {
             i = kv_hold(p->kv, slot, k->n_link);
+            if (i < 0) /* the system refused: tried again at the next token */
+                break;
             link_group(p, i, k->serial, k->salt, ids);
             added = true;
         }

@@ -157,6 +157,7 @@ static void settle(struct engine *e, const struct batch *b) {
     for (int i = 0; i < b->n_span; i++) {
         struct job *j = e->of[i];
         j->n_kv += b->span[i].n;
+        e->stats.computed_tokens += b->span[i].n - (b->span[i].n == 1 && j->use.n_out > 0);
         prefix_note(e->prefix, j->slot, j->ids.id, j->n_kv);
         if (b->span[i].want == WANT_LAST) {
             out_token(e, j, row);
@@ -184,7 +185,6 @@ bool engine_step(struct engine *e) {
         return e->oldest;
     e->stats.steps++;
     e->stats.budget = p.budget;
-    e->stats.computed_tokens += p.load.prompt;
     if (run_step(e->run, e->kv, &b, e->logits, &err)) {
         /* submit has checked everything run_step can refuse: report, do not loop */
         for (int i = 0; i < b.n_span; i++)
