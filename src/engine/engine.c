@@ -152,6 +152,7 @@ void engine_stats(const struct engine *e, struct engine_stats *out) {
     out->running = e->n_running;
     out->waiting = e->n_waiting;
     out->cost = e->fit.cost;
+    out->slack = e->fit.slack;
     kv_stats(e->kv, &out->kv);
 }
 

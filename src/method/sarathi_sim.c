@@ -20,10 +20,7 @@ struct sim {
     int *held;               /* (n) groups of a request */
     int *made;               /* (n) its tokens so far */
     int free;                /* groups */
-    double *start, *first,
-        *last;   /* (n) first scheduled, first and latest token; start < 0 = never */
-    double *gap; /* (sum of n_out) */
-    int n_gap;
+    struct sim_marks at;     /* start < 0: not yet scheduled */
     struct rng noise;
     struct sim_result *out;
 };
@@ -68,8 +65,8 @@ static int on_admit(void *ud, int i) {
     bool alone = s->free == s->o->groups;
     if (!take(s, i, alone ? 0 : s->o->groups / 100))
         return -1;
-    if (s->start[s->who[i]] < 0)
-        s->start[s->who[i]] = s->now;
+    if (s->at.start[s->who[i]] < 0)
+        s->at.start[s->who[i]] = s->now;
     return 0;
 }
 
@@ -95,10 +92,10 @@ static void arrive(struct sim *s) {
 /* Request number `who` has one more token, now. */
 static void token(struct sim *s, int who) {
     if (s->made[who]++)
-        s->gap[s->n_gap++] = s->now - s->last[who];
+        s->at.gap[s->at.n_gap++] = s->now - s->at.last[who];
     else
-        s->first[who] = s->now;
-    s->last[who] = s->now;
+        s->at.first[who] = s->now;
+    s->at.last[who] = s->now;
 }
 
 /* After a step: what was computed stands, whoever has all his tokens leaves. */
@@ -160,34 +157,30 @@ static void spans(double *from, const double *to, int n) {
     qsort(from, (size_t)n, sizeof *from, by_value);
 }
 
-static void figures(struct sim *s) {
-    struct sim_result *r = s->out;
-    double *at = mem_array((size_t)s->n, sizeof *at), tokens = 0, made = 0;
+void sim_figures(const struct sim_req *req, int n, const struct sim_marks *m,
+                 struct sim_result *r) {
+    double *at = mem_array((size_t)n, sizeof *at), tokens = 0, made = 0, end = 0;
+    const double *to[] = {m->first, m->start, m->last};
+    double *p50[] = {&r->ttft_p50, &r->delay_p50, &r->e2e_p50};
     for (int pass = 0; pass < 3; pass++) {
-        const double *to = pass == 0 ? s->first : pass == 1 ? s->start : s->last;
-        for (int i = 0; i < s->n; i++)
-            at[i] = s->req[i].at;
-        spans(at, to, s->n);
-        double p50 = rank(at, s->n, 0.5);
-        if (pass == 0) {
-            r->ttft_p50 = p50;
-            r->ttft_p99 = rank(at, s->n, 0.99);
-        } else if (pass == 1) {
-            r->delay_p50 = p50;
-        } else {
-            r->e2e_p50 = p50;
-        }
+        for (int i = 0; i < n; i++)
+            at[i] = req[i].at;
+        spans(at, to[pass], n);
+        *p50[pass] = rank(at, n, 0.5);
+        if (pass == 0)
+            r->ttft_p99 = rank(at, n, 0.99);
     }
     free(at);
-    qsort(s->gap, (size_t)s->n_gap, sizeof *s->gap, by_value);
-    r->tbt_p50 = rank(s->gap, s->n_gap, 0.5);
-    r->tbt_p99 = rank(s->gap, s->n_gap, 0.99);
-    r->tbt_max = rank(s->gap, s->n_gap, 1);
-    for (int i = 0; i < s->n; i++) {
-        made += s->req[i].n_out;
-        tokens += s->req[i].n_prompt + s->req[i].n_out;
+    qsort(m->gap, (size_t)m->n_gap, sizeof *m->gap, by_value);
+    r->tbt_p50 = rank(m->gap, m->n_gap, 0.5);
+    r->tbt_p99 = rank(m->gap, m->n_gap, 0.99);
+    r->tbt_max = rank(m->gap, m->n_gap, 1);
+    for (int i = 0; i < n; i++) {
+        made += req[i].n_out;
+        tokens += req[i].n_prompt + req[i].n_out;
+        end = m->last[i] > end ? m->last[i] : end;
     }
-    r->seconds = s->now - s->req[0].at;
+    r->seconds = end - req[0].at;
     r->out_per_s = made / r->seconds;
     r->tok_per_s = tokens / r->seconds;
 }
@@ -234,12 +227,12 @@ int sim_run(const struct sim_opts *o, const struct sim_req *req, int n, struct s
     s.who = mem_array(3 * count, sizeof *s.who);
     s.held = s.who + n;
     s.made = s.held + n;
-    s.start = mem_array(3 * count, sizeof *s.start);
-    s.first = s.start + n;
-    s.last = s.first + n;
-    s.gap = mem_array(made, sizeof *s.gap);
+    s.at.start = mem_array(3 * count, sizeof *s.at.start);
+    s.at.first = s.at.start + n;
+    s.at.last = s.at.first + n;
+    s.at.gap = mem_array(made, sizeof *s.at.gap);
     for (int i = 0; i < n; i++)
-        s.start[i] = -1;
+        s.at.start[i] = -1;
     so.fit = &s.fit;
     rng_seed(&s.noise, o->seed);
     while (s.n_live || s.next < n) {
@@ -248,11 +241,11 @@ int sim_run(const struct sim_opts *o, const struct sim_req *req, int n, struct s
         arrive(&s);
         step(&s, &so);
     }
-    figures(&s);
+    sim_figures(req, n, &s.at, out);
     free(s.seq);
     free(s.who);
-    free(s.start);
-    free(s.gap);
+    free(s.at.start);
+    free(s.at.gap);
     return 0;
 }
 

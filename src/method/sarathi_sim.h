@@ -37,6 +37,18 @@ struct sim_result { /* times in seconds; TTFT = first token - arrival, TBT = gap
     int budget_min;                     /* least tokens that a step with decodes in it could have */
 };
 
+/* When what happened to each of n requests: first scheduled, first and last token, on the clock of
+ * their arrivals; and the gaps between the tokens of each. */
+struct sim_marks {
+    double *start, *first, *last; /* (n) */
+    double *gap;                  /* (n_gap) */
+    int n_gap;
+};
+/* The figures that follow from the marks, all but steps, preempted, computed and budget_min, which
+ * stay; sorts the gaps. */
+void sim_figures(const struct sim_req *req, int n, const struct sim_marks *m,
+                 struct sim_result *out);
+
 /* req is in order of arrival.  E_USAGE: a request that memory can never hold, or lengths below 1. */
 int sim_run(const struct sim_opts *o, const struct sim_req *req, int n, struct sim_result *out,
             struct err *err);
