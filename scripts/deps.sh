@@ -1,7 +1,7 @@
 # deps.sh - what pumice needs from Debian, in one place; sourced by run.sh and test.sh.
 
 build_packages="gcc libc6-dev meson ninja-build pkg-config
-    libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev libxxhash-dev libssl-dev libdnnl-dev libcmocka-dev
+    libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev libxxhash-dev libssl-dev libcurl4-openssl-dev libdnnl-dev libcmocka-dev
     gnuplot-nox"
 test_packages="clang libclang-rt-dev python3"
 

@@ -26,9 +26,10 @@ MAY_INCLUDE = {
     'tok': {'method', 'num', 'base'},
     'model': BELOW_MODEL,
     'engine': BELOW_MODEL | {'model'},
+    'hub': {'base'},
     'serve': BELOW_MODEL | {'model', 'engine'},
     'train': BELOW_MODEL | {'model'},
-    'cmd': BELOW_MODEL | {'model', 'engine', 'serve', 'train'},
+    'cmd': BELOW_MODEL | {'model', 'engine', 'serve', 'train', 'hub'},
 }
 GENERATED = {'version.h'}  # by the build
 ISA_FLAGS = ('-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni '

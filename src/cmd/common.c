@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
+#include "cmd/hub.h"
 #include "model/kv.h"
 #include "num/quant.h"
 
@@ -34,7 +35,7 @@ int cmd_model(const char **model, int argc, char **argv, int *rest, struct err *
         *model = argv[(*rest)++];
     if (!*model || !**model)
         return err_set(err, E_USAGE, "no model given: name a model folder or a .gguf file");
-    return 0;
+    return cmd_hub_path(model, err);
 }
 
 int cmd_no_more(int argc, char **argv, int rest, struct err *err) {

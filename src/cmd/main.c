@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/hub.h"
 #include "num/kern.h"
 
 static const struct command {
@@ -21,6 +22,9 @@ static const struct command {
 } commands[] = {
     {"chat", cmd_chat, "talk to a model: many turns, history, /help for commands"},
     {"run", cmd_run, "continue one prompt, or answer it with --chat"},
+    {"pull", cmd_pull, "fetch a model from a Hugging Face hub"},
+    {"list", cmd_list, "the models in the hub's cache"},
+    {"rm", cmd_rm, "delete a model from the hub's cache"},
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"detokenize", cmd_detokenize, "token ids to text"},
     {"show", cmd_show, "what a model is: architecture, size, KV bytes per token"},
@@ -87,7 +91,8 @@ static int help(void) {
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-12s%s\n", commands[i].name, commands[i].help);
     puts("\n`pumice help COMMAND` or `pumice COMMAND --help` lists a command's options.\n"
-         "A model is a Hugging Face folder (config.json, safetensors) or a .gguf file.\n\n"
+         "A model is a Hugging Face folder (config.json, safetensors), a .gguf file, or ORG/NAME\n"
+         "once pulled.\n\n"
          "Exit status: 0 done, 2 wrong usage, 3 bad input file, 4 input or output failed,\n"
          "5 out of memory, 6 network, 7 locked by someone else.");
     return 0;
