@@ -23,9 +23,13 @@ struct kv_opts {
     enum dtype type; /* DT_F32, DT_F16, DT_BF16 or DT_INT8 (bytes, and a scale for each head)   */
     size_t pool;     /* virtual: bytes for all slots together; 0 = every slot's n_ctx tokens, or
                       * what memory there is (mem_available) less a reserve, if that is less    */
+    int ahead;       /* virtual: groups whose pages a thread fetches ahead, -1 = as many as help;
+                      * 0 = none, and no thread                                                 */
+    bool poison;     /* virtual: fill groups with NaN before use, as a build for tests does     */
 };
 
-/* E_MEMORY with the bytes needed. */
+/* E_MEMORY with the bytes needed.  Where the system refuses what the virtual layout is made of, the
+ * layout is flat and kv_note says why. */
 struct kv *kv_open_as(const struct cfg *c, const struct kv_opts *o, struct err *err);
 /* Flat; its slots may be written without kv_pick and kv_ensure. */
 struct kv *kv_open(const struct cfg *c, int n_slot, int n_ctx, enum dtype type, struct err *err);
@@ -33,13 +37,14 @@ void kv_close(struct kv *kv);
 int kv_ctx(const struct kv *kv);
 int kv_slots(const struct kv *kv);
 enum kv_layout kv_layout(const struct kv *kv);
+const char *kv_note(const struct kv *kv); /* why the layout is not the one asked for, or "" */
 enum dtype kv_type(const struct kv *kv);
 enum dtype kv_parse(const char *name);                       /* DT_NONE = none; "q8_0" is int8 */
 enum dtype kv_default(enum dtype weights);                   /* DT_F32 for DT_F32, else DT_BF16 */
 size_t kv_bytes(const struct kv *kv);                        /* reserved, all slots */
 size_t kv_token_bytes(const struct cfg *c, enum dtype type); /* K and V of one token, all layers */
 
-/* -- slots ------------------------------------------------------------------------------------- */
+/* -- slots ------------------------------------------------------------------------------------ */
 
 /* A released slot, now active and empty: the one whose memory fits n_tok tokens best; among equals
  * the one released first.  -1 = all are active. */
@@ -59,7 +64,7 @@ int kv_ensure(struct kv *kv, int slot, int n_tok);
 int kv_share(struct kv *kv, int dst, int src, int n_tok);
 void kv_release(struct kv *kv, int slot);
 
-/* -- admission --------------------------------------------------------------------------------- */
+/* -- admission -------------------------------------------------------------------------------- */
 
 int kv_group_tokens(const struct kv *kv); /* of the unit in which memory is given; flat: n_ctx */
 int kv_groups(const struct kv *kv);       /* in the pool; flat: slots */
@@ -71,7 +76,7 @@ int kv_groups_need(const struct kv *kv, int slot, int n_tok);
 /* The two together. */
 bool kv_room(const struct kv *kv, int slot, int n_tok);
 
-/* -- groups held by a cache (engine/prefix.h); flat has none ------------------------------------ */
+/* -- groups held by a cache (engine/prefix.h); flat has none ----------------------------------- */
 
 /* Group `group` of an active slot, all of whose tokens are there, becomes read-only and is kept
  * until kv_drop; its number, or -1 (flat).  Again: the same. */
@@ -84,7 +89,7 @@ int kv_attach(struct kv *kv, int slot, const int *id, int n);
 void kv_on_short(struct kv *kv, bool (*drop)(void *ud), void *ud);
 bool kv_held_alone(const struct kv *kv, int id); /* no active slot has that group */
 
-/* -- what run.c needs --------------------------------------------------------------------------- */
+/* -- what run.c needs -------------------------------------------------------------------------- */
 
 /* K and V of one layer of one slot: block b of head g is at k + g * head + attend_at(&at, b). */
 struct kv_view {
@@ -94,10 +99,10 @@ struct kv_view {
     enum dtype type;
 };
 struct kv_view kv_view(const struct kv *kv, int slot, int layer);
-/* Tokens pos .. pos + n - 1 of a slot may be written. */
+/* Tokens pos .. pos + n - 1 of a slot may be written: it has memory for them, of its own. */
 bool kv_ready(const struct kv *kv, int slot, int pos, int n);
 
-/* -- figures ------------------------------------------------------------------------------------ */
+/* -- figures ----------------------------------------------------------------------------------- */
 
 struct kv_stats {
     enum kv_layout layout;
@@ -109,7 +114,8 @@ struct kv_stats {
     size_t group_bytes;
     size_t pad_bytes; /* of a group, that no token can use                                  */
     int group_tokens, groups, groups_free, maps;
-    long mapped, reused, copied, dropped; /* groups since the start                          */
+    int huge;                    /* groups in huge pages                                    */
+    long mapped, reused, copied; /* groups since the start: by mmap, found in a slot, copied */
 };
 void kv_stats(const struct kv *kv, struct kv_stats *s);
 

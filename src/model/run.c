@@ -450,6 +450,9 @@ static int check(const struct run *r, const struct kv *kv, const struct batch *b
             sp->pos > n_ctx - sp->n)
             return err_set(err, E_USAGE, "%d tokens from position %d do not fit the context of %d",
                            sp->n, sp->pos, n_ctx);
+        if (!kv_ready(kv, sp->slot, sp->pos, sp->n))
+            return err_set(err, E_USAGE, "slot %d has no memory for %d tokens from position %d",
+                           sp->slot, sp->n, sp->pos);
         for (int i = 0; i < sp->n; i++)
             if (sp->ids[i] < 0 || sp->ids[i] >= r->m->cfg.vocab)
                 return err_set(err, E_USAGE, "token id %d is outside the vocabulary of %d",
