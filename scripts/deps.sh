@@ -2,7 +2,7 @@
 
 build_packages="gcc libc6-dev meson ninja-build pkg-config
     libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev libxxhash-dev libssl-dev libcurl4-openssl-dev libdnnl-dev libcmocka-dev
-    gnuplot-nox"
+    libmicrohttpd-dev gnuplot-nox"
 test_packages="clang libclang-rt-dev python3"
 
 say() {

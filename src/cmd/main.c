@@ -25,6 +25,7 @@ static const struct command {
     {"pull", cmd_pull, "fetch a model from a Hugging Face hub"},
     {"list", cmd_list, "the models in the hub's cache"},
     {"rm", cmd_rm, "delete a model from the hub's cache"},
+    {"serve", cmd_serve, "answer many users over HTTP, as OpenAI's API does"},
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"detokenize", cmd_detokenize, "token ids to text"},
     {"show", cmd_show, "what a model is: architecture, size, KV bytes per token"},

@@ -246,14 +246,20 @@ bool loop_idle(struct loop *l) {
     return idle;
 }
 
-void loop_close(struct loop *l) {
-    if (!l)
-        return;
+void loop_stop(struct loop *l) {
     pthread_mutex_lock(&l->lock);
+    bool running = !l->closing;
     l->draining = l->closing = true;
     pthread_cond_signal(&l->news);
     pthread_mutex_unlock(&l->lock);
-    pthread_join(l->thread, NULL);
+    if (running)
+        pthread_join(l->thread, NULL);
+}
+
+void loop_close(struct loop *l) {
+    if (!l)
+        return;
+    loop_stop(l);
     pthread_cond_destroy(&l->news);
     pthread_mutex_destroy(&l->lock);
     free(l);

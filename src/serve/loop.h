@@ -60,8 +60,10 @@ struct loop_opts {
 struct loop *loop_open(struct engine *e, const struct loop_opts *o, struct err *err);
 void loop_drain(struct loop *l); /* from now on submit refuses with E_IO; what runs goes on */
 bool loop_idle(struct loop *l);
-/* Ends what still runs with FIN_CANCELLED and stops the thread; all tasks have ended then. */
-void loop_close(struct loop *l);
+/* Ends what still runs with FIN_CANCELLED and stops the thread; all tasks have ended then.  The
+ * other functions stay harmless; submit refuses.  One thread calls this and loop_close. */
+void loop_stop(struct loop *l);
+void loop_close(struct loop *l); /* stops it if need be */
 
 /* Accepts all n tasks or none.  E_BUSY: the queue is full.  E_IO: the loop drains. */
 int loop_submit(struct loop *l, struct task *const *task, int n, struct err *err);

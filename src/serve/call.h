@@ -1,0 +1,69 @@
+/* call.h - one request for text: n choices of each prompt, each a task of the loop. */
+#ifndef SERVE_CALL_H
+#define SERVE_CALL_H
+
+#include "serve/impl.h"
+
+struct call;
+
+struct choice {
+    struct call *call;
+    struct task task;
+    struct box box; /* what was taken last */
+    int index, prompt;
+    bool begun, ended;  /* stream: the first event is out, and the last */
+    int n_out;          /* tokens so far */
+    size_t offset;      /* completions: characters in front of the next token */
+    struct buf text;    /* not streamed: all of it */
+    json_t *logprobs;   /* not streamed: array of tokens; NULL = not asked for */
+};
+
+struct call {
+    struct server *server;
+    struct exchange *x; /* holds the call, so it outlives it */
+    enum endpoint at;
+    json_t *body;
+    struct params p; /* borrows from body */
+    char id[96];
+    int64_t created;
+    struct ids *prompt;
+    struct buf *echo; /* a text for each prompt, or NULL */
+    int n_prompt;
+    struct choice *choice;
+    int n_choice;
+    bool continues, usage_event, usage_each;
+    int n_logprobs; /* -1 = none, else alternatives for each token */
+    const char *stop[16];
+    int n_stop;
+    int32_t stop_id[80];
+    int n_stop_id;
+    struct logit_bias *bias;
+    int n_bias;
+    struct buf head; /* of each event, up to its choices */
+    void *extra;     /* of a dialect */
+};
+
+/* Reads the body; NULL with a fault.  Everything that can be refused is refused here. */
+struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, struct fault *f);
+void call_free(void *call);
+
+/* Submits the tasks and leaves the call with the exchange, by ops; or replies with the fault of a
+ * full queue and frees the call. */
+void call_start(struct call *c, const struct job_ops *ops);
+void call_left(void *call); /* the client has gone: cancels */
+
+/* Takes what is new of each choice; true: all have ended. */
+bool call_take(struct call *c);
+/* Adds what was taken to the choices' text and logprobs. */
+void call_gather(struct call *c);
+/* The first task that failed, as a fault; false = none. */
+bool call_failed(const struct call *c, struct fault *f);
+
+struct totals {
+    int prompt, cached, out;
+    int64_t prompt_us, decode_us; /* of the slowest choice */
+};
+struct totals call_totals(const struct call *c);
+const char *finish_word(enum finish why);
+
+#endif

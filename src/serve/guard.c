@@ -1,0 +1,187 @@
+/* guard.c - see guard.h.
+ *
+ * Hang-ups come from an epoll of our own that holds the same sockets as libmicrohttpd's, asked for
+ * EPOLLRDHUP only.  An event names a descriptor, which may have been closed and given to another
+ * connection meanwhile: what counts is poll() on it under the lock.  A client that half-closes
+ * counts as gone, as with nginx. */
+#include "serve/guard.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+enum { TICK_MS = 50 };
+
+struct conn {
+    bool open, registered; /* registered: in the epoll */
+    enum conn_state state;
+    int64_t since, due; /* clock_us: begin of the state, its deadline (0 = none) */
+    struct watch watch;
+};
+
+struct guard {
+    struct guard_opts o;
+    pthread_t thread;
+    int epoll;
+    pthread_mutex_t lock; /* protects all below */
+    struct conn *conn;    /* by descriptor */
+    int n, n_open;
+    bool stop;
+};
+
+static struct conn *conn_of(struct guard *g, int fd) {
+    return fd >= 0 && fd < g->n && g->conn[fd].open ? &g->conn[fd] : NULL;
+}
+
+static bool has_left(int fd) {
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+/* Wakes libmicrohttpd if it waits for this socket, and whoever makes the answer. */
+static void give_up(struct conn *c, int fd) {
+    shutdown(fd, SHUT_RDWR);
+    c->due = 0;
+    if (c->state == CONN_RUN)
+        c->watch.left(c->watch.ud);
+}
+
+static void check_deadlines(struct guard *g, int64_t now) {
+    for (int fd = 0; fd < g->n; fd++) {
+        struct conn *c = conn_of(g, fd);
+        if (!c)
+            continue;
+        if ((c->due && now > c->due) ||
+            (c->state == CONN_RUN && !c->watch.tick(c->watch.ud, now)))
+            give_up(c, fd);
+    }
+}
+
+static void *run(void *arg) {
+    struct guard *g = arg;
+    struct epoll_event ev[64];
+    int64_t next = clock_us();
+    for (bool stop = false; !stop;) {
+        int n = epoll_wait(g->epoll, ev, 64, TICK_MS);
+        int64_t now = clock_us();
+        pthread_mutex_lock(&g->lock);
+        for (int i = 0; i < n; i++) {
+            struct conn *c = conn_of(g, ev[i].data.fd);
+            if (c && c->state == CONN_RUN && has_left(ev[i].data.fd))
+                c->watch.left(c->watch.ud);
+        }
+        if (now >= next) {
+            check_deadlines(g, now);
+            next = now + TICK_MS * 1000;
+        }
+        stop = g->stop;
+        pthread_mutex_unlock(&g->lock);
+    }
+    return NULL;
+}
+
+struct guard *guard_open(const struct guard_opts *o, struct err *err) {
+    struct guard *g = mem_new(sizeof *g);
+    g->o = *o;
+    pthread_mutex_init(&g->lock, NULL);
+    int rc = (g->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0 ? errno : 0;
+    if (!rc)
+        rc = pthread_create(&g->thread, NULL, run, g);
+    if (rc) {
+        err_set(err, E_IO, "cannot watch connections: %s", strerror(rc));
+        if (g->epoll >= 0)
+            close(g->epoll);
+        free(g);
+        return NULL;
+    }
+    return g;
+}
+
+void guard_close(struct guard *g) {
+    if (!g)
+        return;
+    pthread_mutex_lock(&g->lock);
+    g->stop = true;
+    pthread_mutex_unlock(&g->lock);
+    pthread_join(g->thread, NULL);
+    close(g->epoll);
+    pthread_mutex_destroy(&g->lock);
+    free(g->conn);
+    free(g);
+}
+
+static int64_t due(const struct guard *g, const struct conn *c, int64_t bytes) {
+    int64_t ms = c->state == CONN_HEAD   ? g->o.header_ms
+                 : c->state == CONN_IDLE ? g->o.idle_ms
+                 : c->state == CONN_BODY ? g->o.body_ms + bytes * 1000 / 1024
+                                         : g->o.write_ms + bytes * 1000 / 1024;
+    return c->since + ms * 1000;
+}
+
+void guard_add(struct guard *g, int fd) {
+    pthread_mutex_lock(&g->lock);
+    if (fd >= g->n) {
+        int n = fd + 64;
+        g->conn = mem_resize(g->conn, (size_t)n, sizeof *g->conn);
+        memset(g->conn + g->n, 0, (size_t)(n - g->n) * sizeof *g->conn);
+        g->n = n;
+    }
+    struct conn *c = &g->conn[fd];
+    *c = (struct conn){.open = true, .since = clock_us()};
+    c->due = due(g, c, 0);
+    g->n_open++;
+    pthread_mutex_unlock(&g->lock);
+}
+
+void guard_remove(struct guard *g, int fd) {
+    pthread_mutex_lock(&g->lock);
+    struct conn *c = conn_of(g, fd);
+    if (c) {
+        c->open = false; /* close() takes the descriptor out of the epoll */
+        g->n_open--;
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+void guard_state(struct guard *g, int fd, enum conn_state s, int64_t bytes) {
+    pthread_mutex_lock(&g->lock);
+    struct conn *c = conn_of(g, fd);
+    if (c) {
+        /* A body's time counts from its first byte on: 1 KiB/s at least, after a grace. */
+        if (s != CONN_BODY || c->state != CONN_BODY)
+            c->since = clock_us();
+        c->state = s;
+        c->due = due(g, c, bytes);
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+void guard_run(struct guard *g, int fd, const struct watch *w) {
+    pthread_mutex_lock(&g->lock);
+    struct conn *c = conn_of(g, fd);
+    if (c) {
+        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.fd = fd};
+        c->state = CONN_RUN;
+        c->due = 0;
+        c->watch = *w;
+        /* One shot: armed anew for each request, and silent between them. */
+        epoll_ctl(g->epoll, c->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &ev);
+        c->registered = true;
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+int guard_count(struct guard *g) {
+    pthread_mutex_lock(&g->lock);
+    int n = g->n_open;
+    pthread_mutex_unlock(&g->lock);
+    return n;
+}

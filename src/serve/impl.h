@@ -1,0 +1,59 @@
+/* impl.h - what the routes of this folder share. */
+#ifndef SERVE_IMPL_H
+#define SERVE_IMPL_H
+
+#include "serve/fault.h"
+#include "serve/params.h"
+#include "serve/server.h"
+
+struct server {
+    struct server_opts o;
+    const struct model *m;
+    struct loop *loop;
+    struct http *http;
+    enum chat_format family;
+    int n_ctx;
+    time_t started;
+    char name[128], fingerprint[64];
+};
+
+/* -- routes (app is the server) ---------------------------------------------------------------- */
+
+void route_chat(struct exchange *x, void *app);       /* openai.c */
+void route_completion(struct exchange *x, void *app);
+void route_models(struct exchange *x, void *app);     /* info.c */
+void route_model(struct exchange *x, void *app);
+void route_health(struct exchange *x, void *app);
+void route_live(struct exchange *x, void *app);
+void route_props(struct exchange *x, void *app);
+void route_slots(struct exchange *x, void *app);
+void route_metrics(struct exchange *x, void *app);    /* metrics.c */
+void route_tokenize(struct exchange *x, void *app);   /* text.c */
+void route_detokenize(struct exchange *x, void *app);
+void route_template(struct exchange *x, void *app);
+
+/* -- shared steps ------------------------------------------------------------------------------ */
+
+/* The body as a JSON object, owned by the caller; NULL with a fault (body.c). */
+json_t *body_json(const void *data, size_t n, struct fault *f);
+/* The same of an exchange, with its parameters; unknown ones go into a header. */
+json_t *body_params(struct exchange *x, enum endpoint at, struct params *p, struct fault *f);
+
+/* -1 with 404 unless a request may name the model so; NULL may. */
+int check_model(const struct server *s, const char *name, struct fault *f);
+
+/* The ids of a text; 400 exceed_context_size_error as soon as they are certain not to fit. */
+int encode_text(const struct server *s, const char *text, size_t n, bool special, struct ids *out,
+                struct fault *f);
+int check_fits(const struct server *s, int n_prompt, const struct params *p, struct fault *f);
+
+/* The ids of p's messages (conv.c); *continues: the answer goes on with the last message's text. */
+int conv_encode(const struct server *s, const struct params *p, struct ids *out, bool *continues,
+                struct fault *f);
+
+/* Appends the bytes that a token stands for, a control token's name for it. */
+void token_show(const struct tok *t, int32_t id, struct buf *out);
+
+void reply_json(struct exchange *x, json_t *j); /* 200; releases j */
+
+#endif

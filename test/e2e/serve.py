@@ -1,0 +1,677 @@
+"""serve.py - the HTTP server as clients meet it: exact bytes, refusals, broken clients, many at once, the end.
+
+Raw sockets where the bytes matter, http.client elsewhere.
+"""
+
+import atexit
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+from harness import BIN, BOS, CONTEXT, VOCAB, Skip, claim, environment, main, made, pumice, refuses, sanitized, tmp
+
+SLOW = 4 if sanitized() else 1  # patience with a sanitizer's build
+
+
+class Server:
+    def __init__(self, *args, model="chat", env=None):
+        self.log = open(tmp(f"serve-{time.monotonic_ns()}.log"), "w+b")
+        self.p = subprocess.Popen([BIN, "serve", made(model), "--port", "0", "--temp", "0", "-t", "1", *map(str, args)],
+                                  stdout=subprocess.PIPE, stderr=self.log, env=env or environment())
+        line = self.p.stdout.readline().decode()
+        m = re.fullmatch(r"pumice: ready on http://[^:]+:(\d+)\n", line)
+        assert m, f"the ready line is {line!r}; {self.errors()}"
+        self.port = int(m.group(1))
+
+    def errors(self):
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", "replace")
+
+    def connect(self, timeout=30 * SLOW):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+
+    def send(self, data, timeout=30 * SLOW):
+        """Sends bytes on a new connection; all that comes until the server closes it."""
+        with self.connect(timeout) as s:
+            s.sendall(data)
+            return read_all(s)
+
+    def ask(self, method, path, body=None, headers=None, key=None):
+        """(status, headers, body parsed where it is JSON)"""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * SLOW)
+        head = {"Content-Type": "application/json", **(headers or {})}
+        if key:
+            head["Authorization"] = "Bearer " + key
+        data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
+        c.request(method, path, data, head)
+        r = c.getresponse()
+        raw = r.read()
+        c.close()
+        is_json = (r.getheader("Content-Type") or "").startswith("application/json")
+        return r.status, r.headers, json.loads(raw) if is_json and raw else raw.decode()
+
+    def post(self, path, body, status=200, **kw):
+        got, head, answer = self.ask("POST", path, body, **kw)
+        assert got == status, f"{path} {str(body)[:200]}: {got} {answer}"
+        return answer
+
+    def events(self, path, body):
+        """The data of a stream's events, the last one being '[DONE]' unless the stream ended with an error."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * SLOW)
+        c.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
+        r = c.getresponse()
+        text = r.read().decode()
+        c.close()
+        assert r.status == 200, text
+        out = []
+        for event in text.split("\n\n")[:-1]:
+            if not event.startswith(":"):
+                assert event.startswith("data: ") and "\n" not in event, repr(event)
+                out.append(event[6:])
+        return [json.loads(e) if e != "[DONE]" else e for e in out]
+
+    def metric(self, name):
+        text = self.ask("GET", "/metrics")[2]
+        m = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
+        assert m, f"no {name} in /metrics"
+        return float(m.group(1))
+
+    def wait_idle(self, seconds):
+        until = time.monotonic() + seconds
+        while self.metric("pumice_sequences_running") + self.metric("pumice_sequences_waiting"):
+            assert time.monotonic() < until, f"still busy after {seconds} s"
+            time.sleep(0.01)
+
+    def stop(self, status=0):
+        if self.p.poll() is None:
+            self.p.send_signal(signal.SIGTERM)
+        got = self.p.wait(timeout=60 * SLOW)
+        assert got == status, f"exit status {got}; {self.errors()}"
+        assert "Sanitizer" not in self.errors() and "runtime error" not in self.errors(), self.errors()
+
+
+@contextlib.contextmanager
+def serving(*args, **kw):
+    s = Server(*args, **kw)
+    try:
+        yield s
+        s.stop()
+    finally:
+        if s.p.poll() is None:
+            s.p.kill()
+            s.p.wait()
+        s.p.stdout.close()
+        s.log.close()
+
+
+_shared = []
+
+
+def shared():
+    """One server for the claims that need no flags of their own."""
+    if not _shared:
+        _shared.append(Server("--metrics-compat", "vllm"))
+        atexit.register(lambda: (_shared[0].p.kill(), _shared[0].p.wait()))
+    return _shared[0]
+
+
+def read_all(s):
+    out = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := s.recv(65536):
+            out += chunk
+    return out
+
+
+def request(body, path="/v1/completions", extra="", version="1.1", host="Host: localhost\r\n"):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (f"POST {path} HTTP/{version}\r\n{host}Content-Type: application/json\r\n{extra}"
+            f"Content-Length: {len(data)}\r\n\r\n").encode() + data
+
+
+CHAT = {"messages": [{"role": "user", "content": "the cat and the dog"}], "max_tokens": 12}
+TEXT = {"prompt": "Once upon a time", "max_tokens": 12}
+LONG = {"prompt": "Once upon a time", "max_tokens": CONTEXT - 60, "ignore_eos": True}
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+@claim
+def a_completion_is_what_run_prints():
+    want = pumice("run", made("chat"), "--temp", "0", "-n", "12", "--json", "-p", TEXT["prompt"]).json
+    got = shared().post("/v1/completions", TEXT)
+    c = got["choices"][0]
+    assert c["text"] == want["text"], (c, want)
+    assert (got["object"], c["index"], c["logprobs"], c["finish_reason"]) == ("text_completion", 0, None, "length"), got
+    assert got["usage"]["prompt_tokens"] == want["usage"]["prompt_tokens"], got
+    assert got["usage"]["completion_tokens"] == 12 and got["id"].startswith("cmpl-"), got
+
+
+@claim
+def a_chat_answer_is_what_run_chat_prints():
+    want = pumice("run", made("chat"), "--chat", "--temp", "0", "-n", "12", "--json", "-p", "the cat and the dog").json
+    got = shared().post("/v1/chat/completions", CHAT)
+    c = got["choices"][0]
+    assert c["message"] == {"role": "assistant", "content": want["text"]}, (c, want)
+    assert got["object"] == "chat.completion" and got["id"].startswith("chatcmpl-"), got
+    assert got["usage"]["prompt_tokens"] == want["usage"]["prompt_tokens"], got
+
+
+@claim
+def a_stream_has_the_exact_bytes_of_the_contract():
+    text = shared().post("/v1/chat/completions", CHAT)["choices"][0]["message"]["content"]
+    with shared().connect() as s:
+        s.sendall(request({**CHAT, "stream": True, "stream_options": {"include_usage": True}}, "/v1/chat/completions",
+                          "X-Request-Id: abc-1\r\nConnection: close\r\n"))
+        head, _, body = read_all(s).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head
+    for line in (b"Content-Type: text/event-stream; charset=utf-8", b"Cache-Control: no-cache", b"X-Accel-Buffering: no",
+                 b"X-Request-Id: abc-1", b"Transfer-Encoding: chunked"):
+        assert line in head, (line, head)
+    data = b""
+    while body:  # chunks
+        size, _, body = body.partition(b"\r\n")
+        n = int(size, 16)
+        data, body = data + body[:n], body[n + 2:]
+    events = data.decode().split("\n\n")
+    assert events.pop() == "" and events.pop() == "data: [DONE]", data[-200:]
+    assert all(e.startswith("data: {") and "\n" not in e and "\r" not in e for e in events), events
+    stamp = json.loads(events[0][6:])["created"]
+    head = (f'data: {{"id":"chatcmpl-abc-1","object":"chat.completion.chunk","created":{stamp},"model":"model-chat",'
+            f'"system_fingerprint":"{json.loads(events[0][6:])["system_fingerprint"]}","choices":[')
+    assert all(e.startswith(head) for e in events), events
+    first = json.loads(events[0][6:])["choices"][0]["delta"]
+    assert list(first) == ["role", "content"] and first["content"], first
+    piece = json.dumps(first["content"], ensure_ascii=False)
+    assert events[0] == head + (f'{{"index":0,"delta":{{"role":"assistant","content":{piece}}},"logprobs":null,'
+                                f'"finish_reason":null}}],"usage":null}}'), events[0]
+    assert events[-2].startswith(head + '{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}],"usage":null'), \
+        events[-2]
+    last = json.loads(events[-1][6:])
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 12, last
+    parts = [json.loads(e[6:])["choices"][0]["delta"].get("content", "") for e in events[:-1]]
+    assert "".join(parts) == text, (parts, text)
+
+
+@claim
+def completions_stream_the_same_text():
+    want = shared().post("/v1/completions", TEXT)["choices"][0]["text"]
+    events = shared().events("/v1/completions", {**TEXT, "stream_options": {"continuous_usage_stats": True}})
+    assert events.pop() == "[DONE]"
+    assert "".join(e["choices"][0]["text"] for e in events) == want, events
+    assert [e["choices"][0]["finish_reason"] for e in events][-2:] == [None, "length"], events
+    counts = [e["usage"]["completion_tokens"] for e in events]
+    assert counts == sorted(counts) and counts[-1] == 12, counts
+    assert "timings" in events[-1] and "timings" not in events[0], events[-1]
+
+
+@claim
+def choices_and_prompts_come_in_order():
+    s = shared()
+    prompts = ["Once upon a time", "One day Tom", [BOS, 40, 41]]
+    alone = [s.post("/v1/completions", {**TEXT, "prompt": p})["choices"][0]["text"] for p in prompts]
+    got = s.post("/v1/completions", {**TEXT, "prompt": prompts, "n": 2})
+    assert [c["index"] for c in got["choices"]] == list(range(6)), got
+    assert [c["text"] for c in got["choices"]] == [t for t in alone for _ in range(2)], (got, alone)
+    warm = {**TEXT, "n": 3, "temperature": 1, "seed": 5}
+    texts = [c["text"] for c in s.post("/v1/completions", warm)["choices"]]
+    again = [c["text"] for c in s.post("/v1/completions", warm)["choices"]]
+    assert texts == again and len(set(texts)) == 3, (texts, again)
+    second = s.post("/v1/completions", {**warm, "n": 1, "seed": 6})["choices"][0]["text"]
+    assert second == texts[1], (second, texts)
+
+
+@claim
+def logprobs_have_openais_shapes():
+    s = shared()
+    got = s.post("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2, "max_tokens": 3})["choices"][0]
+    entries = got["logprobs"]["content"]
+    assert len(entries) == 3, entries
+    for e in entries:
+        assert bytes(e["bytes"]).decode() == e["token"] and len(e["top_logprobs"]) == 2, e
+        assert e["top_logprobs"][0]["logprob"] == e["logprob"] <= 0, e
+    got = s.post("/v1/completions", {**TEXT, "logprobs": 2, "max_tokens": 3})["choices"][0]
+    lp = got["logprobs"]
+    assert "".join(lp["tokens"]) == got["text"] and lp["text_offset"][0] == 0, got
+    assert [len(lp[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [3] * 4, lp
+    events = s.events("/v1/completions", {**TEXT, "logprobs": 0, "max_tokens": 3})
+    assert [e["choices"][0]["logprobs"]["token_logprobs"][0] for e in events[:3]] == lp["token_logprobs"], events
+
+
+@claim
+def stop_strings_end_an_answer_and_are_not_in_it():
+    s = shared()
+    text = s.post("/v1/completions", TEXT)["choices"][0]["text"]
+    words = text.split()
+    stop = words[2][:2]  # inside a token
+    want = text[:text.index(stop)]
+    got = s.post("/v1/completions", {**TEXT, "stop": stop})["choices"][0]
+    assert (got["text"], got["finish_reason"]) == (want, "stop"), (got, text)
+    events = s.events("/v1/completions", {**TEXT, "stop": [stop, "zzz"]})
+    assert "".join(e["choices"][0]["text"] for e in events[:-1]) == want, events
+
+
+@claim
+def echo_null_and_zero_tokens_work():
+    s = shared()
+    got = s.post("/v1/completions", {**TEXT, "echo": True, "max_tokens": 0})["choices"][0]
+    assert (got["text"], got["finish_reason"]) == (TEXT["prompt"], "length"), got
+    nulls = {k: None for k in ("stop", "logprobs", "seed", "top_p", "stream", "logit_bias", "n", "stream_options")}
+    assert s.post("/v1/completions", {**nulls, **TEXT})["choices"] == s.post("/v1/completions", TEXT)["choices"]
+    status, head, got = s.ask("POST", "/v1/completions", {**TEXT, "frobnicate": 1, "id_slot": 2})
+    assert status == 200 and head["X-Pumice-Ignored"] == "frobnicate, id_slot", head.as_string()
+
+
+@claim
+def logit_bias_can_force_and_forbid():
+    s = shared()
+    first = s.post("/v1/completions", {**TEXT, "max_tokens": 1, "logprobs": 1})["choices"][0]["logprobs"]["tokens"][0]
+    token = s.post("/tokenize", {"content": first})["tokens"][0]
+    other = s.post("/v1/completions", {**TEXT, "max_tokens": 1, "logprobs": 1, "logit_bias": {str(token): -100}})
+    assert other["choices"][0]["logprobs"]["tokens"][0] != first, other
+
+
+@claim
+def a_last_message_of_the_assistant_is_continued():
+    s = shared()
+    msgs = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "Once upon"}]
+    prompt = s.post("/apply-template", {"messages": msgs})["prompt"]
+    assert prompt.endswith("assistant\nOnce upon"), prompt
+    closed = s.post("/apply-template", {"messages": msgs, "add_generation_prompt": True})["prompt"]
+    assert closed.endswith("Once upon<|im_end|>\n<|im_start|>assistant\n"), closed
+    parts = [{"role": "developer", "content": [{"type": "text", "text": "be kind"}]}, {"role": "user", "content": "hi"}]
+    assert "system\nbe kind<" in s.post("/apply-template", {"messages": parts})["prompt"]
+    # what a user types is never a marker
+    typed = s.post("/apply-template", {"messages": [{"role": "user", "content": "<|im_end|>"}]})["tokens"]
+    plain = s.post("/apply-template", {"messages": [{"role": "user", "content": ""}]})["tokens"]
+    assert typed.count(4) == plain.count(4), typed
+
+
+@claim
+def the_server_describes_itself():
+    s = shared()
+    status, _, models = s.ask("GET", "/v1/models")
+    assert status == 200 and models["data"][0]["id"] == "model-chat", models
+    assert s.ask("GET", "/v1/models/model-chat")[0] == 200
+    assert s.ask("GET", "/v1/models/other")[2]["error"]["code"] == "model_not_found"
+    for path in ("/health", "/livez", "/readyz"):
+        assert s.ask("GET", path)[2] == {"status": "ok"}
+    props = s.ask("GET", "/props")[2]
+    assert props["n_ctx"] == CONTEXT and props["default_generation_settings"]["temperature"] == 0, props
+    assert s.ask("GET", "/slots")[2] == []
+    ids = s.post("/tokenize", {"content": "the cat", "with_pieces": True})["tokens"]
+    assert "".join(t["piece"] for t in ids) == "the cat", ids
+    assert s.post("/detokenize", {"tokens": [t["id"] for t in ids]})["content"] == "the cat"
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+@claim
+def every_refusal_names_its_parameter():
+    s, big = shared(), 2 ** 31
+    for field, value in [("max_tokens", -1), ("max_tokens", "5"), ("temperature", 2.5), ("temperature", "x"), ("top_p", 0),
+                         ("top_p", 1.1), ("top_k", -2), ("min_p", 1), ("n", 0), ("n", 17), ("n", 10 ** 9), ("stream", 1),
+                         ("stop", 5), ("stop", ["x"] * 17), ("stop", ""), ("stop", "y" * 257), ("logprobs", 21),
+                         ("logprobs", True), ("logit_bias", {"x": 1}), ("logit_bias", {str(VOCAB): 1}),
+                         ("logit_bias", {"5": 101}), ("logit_bias", {str(i): 0 for i in range(1025)}), ("seed", -2),
+                         ("presence_penalty", 3), ("repetition_penalty", 0), ("best_of", 2), ("prompt", 5), ("prompt", []),
+                         ("prompt", [1, "a"]), ("prompt", [VOCAB]), ("prompt", [-1]), ("prompt", [big]), ("top_k", big),
+                         ("prompt", {}), ("prompt", [["a"]]), ("stop_token_ids", [VOCAB]), ("stream_options", []),
+                         ("stream_options", {"include_usage": 1}), ("model", 1), ("min_tokens", -1)]:
+        got = s.post("/v1/completions", {**TEXT, field: value}, status=400)["error"]
+        assert got["param"] == field and got["type"] == "invalid_request_error" and field in got["message"], (field, got)
+    for value in ([], "x", [1], [{}], [{"role": "robot", "content": "x"}], [{"role": "user", "content": 1}],
+                  [{"role": "user", "content": [{"type": "image_url"}]}], [{"role": "user", "content": "x"}] * 4097):
+        got = s.post("/v1/chat/completions", {"messages": value}, status=400)["error"]
+        assert got["param"].startswith("messages"), (str(value)[:80], got)
+    assert s.post("/v1/chat/completions", {}, status=400)["error"]["param"] == "messages"
+    assert s.post("/v1/completions", {"max_tokens": 1, "n_predict": 1, "prompt": "x"}, 400)["error"]["code"] == "given_twice"
+    assert s.post("/v1/completions", {**TEXT, "model": "gpt-9"}, 404)["error"]["code"] == "model_not_found"
+
+
+@claim
+def what_does_not_fit_the_context_is_told_with_numbers():
+    s = shared()
+    for body, prompt in (({**TEXT, "max_tokens": CONTEXT}, None), ({"prompt": "the " * 2 * CONTEXT}, None),
+                         ({"prompt": [5] * CONTEXT}, CONTEXT), ({"prompt": "cat " * 2000000, "stream": True}, None)):
+        start = time.monotonic()
+        e = s.post("/v1/completions", body, status=400)["error"]
+        assert e["type"] == "exceed_context_size_error" and e["n_ctx"] == CONTEXT and e["n_prompt_tokens"] > 0, e
+        assert prompt is None or e["n_prompt_tokens"] == prompt, e
+        assert time.monotonic() - start < 3 * SLOW, "too slow a refusal"
+
+
+@claim
+def bodies_that_are_no_json_are_refused():
+    s = shared()
+    for body in (b"", b"{", b"[]", b"null", b"{} x", b'{"prompt":"a","prompt":"b"}', b'{"a":NaN}', b'{"a":1e999}',
+                 b'{"a":"\xff"}', b'{"a":"\\ud800"}', b"\xef\xbb\xbf{}", b'{"a":' * 100000, b"[" * (1 << 20), b'{"a":"\\u0000"}'):
+        got = s.post("/v1/completions", body, status=400)["error"]
+        assert got["code"] == "invalid_json", (body[:20], got)
+    e = s.post("/v1/completions", b'{"prompt": x}', status=400)["error"]
+    assert "byte 12" in e["message"], e
+    assert s.ask("POST", "/v1/completions", "x=1", {"Content-Type": "text/plain"})[0] == 415
+    assert s.ask("GET", "/nothing")[2]["error"]["code"] == "not_found"
+    status, head, _ = s.ask("GET", "/v1/completions")
+    assert status == 405 and head["Allow"] == "POST"
+    assert s.ask("POST", "/v1/completions", b'{"a":"' + b"x" * (8 << 20) + b'"}')[0] == 413
+    got = s.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n"
+                 b"Expect: 100-continue\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 413"), got[:100]
+
+
+@claim
+def ambiguous_framing_is_refused_and_nothing_after_it_read():
+    s = shared()
+    hidden = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for name, head in (("both", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+                       ("two lengths", b"Content-Length: 5\r\nContent-Length: 6\r\n"),
+                       ("same twice", b"Content-Length: 5\r\nContent-Length: 5\r\n"),
+                       ("plus", b"Content-Length: +5\r\n"), ("minus", b"Content-Length: -1\r\n"),
+                       ("2^64", b"Content-Length: 18446744073709551621\r\n"), ("coding", b"Transfer-Encoding: xchunked\r\n"),
+                       ("list", b"Transfer-Encoding: gzip, chunked\r\n"), ("hosts", b"Host: other\r\nContent-Length: 5\r\n")):
+        got = s.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n0\r\n\r\n" + hidden, 5 * SLOW)
+        assert b"model-chat" not in got, f"{name}: a hidden request was answered: {got!r}"
+        assert got == b"" or re.match(rb"HTTP/1\.1 4\d\d ", got), (name, got[:100])
+        assert b" 200 " not in got, (name, got)
+    assert s.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20000 + b"\r\n\r\n").startswith(b"HTTP/1.1 431")
+    assert s.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 200 + b"\r\n").startswith(b"HTTP/1.1 431")
+    for junk in (b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /\r\n\r\n", b"\r\n" * 50,
+                 b"GET /health HTTP/9.9\r\n\r\n"):
+        with s.connect() as c:
+            c.sendall(junk)
+            c.shutdown(socket.SHUT_WR)
+            assert b"200 OK" not in read_all(c), junk
+    assert s.ask("GET", "/health")[0] == 200
+
+
+@claim
+def pipelined_requests_are_answered_in_order():
+    with shared().connect() as c:
+        c.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 99 +
+                  b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = re.findall(rb"HTTP/1\.1 (\d+)", read_all(c))
+    assert got == [b"200"] * 99 + [b"404"], got
+
+
+@claim
+def foreign_hosts_and_origins_are_refused():
+    s = shared()
+    assert s.ask("GET", "/health", headers={"Host": "evil.com"})[0] == 403
+    for host in ("localhost:1", "127.0.0.1", "a.localhost", "[::1]:80"):
+        assert s.ask("GET", "/health", headers={"Host": host})[0] == 200, host
+    status, head, _ = s.ask("POST", "/v1/completions", TEXT, {"Origin": "http://evil.com"})
+    assert status == 403 and "Access-Control-Allow-Origin" not in head
+    own = f"http://127.0.0.1:{s.port}"
+    assert s.ask("GET", "/v1/models", headers={"Origin": own})[0] == 200
+    with serving("--cors-origins", "https://a.example,localhost") as t:
+        for origin, ok in (("https://a.example", True), ("http://localhost:3000", True), ("https://b.example", False)):
+            status, head, _ = t.ask("OPTIONS", "/v1/chat/completions", headers={
+                "Origin": origin, "Access-Control-Request-Method": "POST"})
+            assert (status, head["Access-Control-Allow-Origin"]) == ((204, origin) if ok else (403, None)), origin
+        assert "authorization" in t.ask("OPTIONS", "/v1/models", headers={"Origin": "https://a.example"})[1][
+            "Access-Control-Allow-Headers"]
+
+
+@claim
+def keys_guard_every_route_but_health():
+    with open(tmp("keys"), "w", encoding="utf-8") as f:
+        f.write("# comment\nfrom-file\n")
+    with serving("--api-key", "sesame", "--api-key-file", tmp("keys")) as s:
+        for path in ("/v1/models", "/metrics", "/props", "/slots", "/nothing", "/"):
+            assert s.ask("GET", path)[0] == 401, path
+        e = s.post("/v1/completions", TEXT, status=401)["error"]
+        assert e["message"] == "Invalid API Key" and e["type"] == "authentication_error", e
+        for key in ("sesam", "sesame2", "", "Sesame"):
+            assert s.ask("GET", "/v1/models", key=key)[0] == 401, key
+        assert s.ask("GET", "/v1/models?api_key=sesame")[0] == 401
+        for key in ("sesame", "from-file"):
+            assert s.ask("GET", "/v1/models", key=key)[0] == 200
+        assert s.ask("GET", "/v1/models", headers={"X-Api-Key": "sesame"})[0] == 200
+        for path in ("/health", "/livez", "/readyz"):
+            assert s.ask("GET", path)[0] == 200
+        assert "sesame" not in s.errors()
+    refuses(2, "--api-key", "serve", made("chat"), "--host", "0.0.0.0", "--port", "0")
+
+
+# -- clients that behave badly ------------------------------------------------------------------------------------
+
+@claim
+def slow_headers_and_bodies_are_cut_off_and_hurt_nobody():
+    with serving("--header-timeout", 1, "--body-timeout", 1, "--idle-timeout", 1) as s:
+        def drip(first, late):
+            with s.connect() as c:
+                start = time.monotonic()
+                with contextlib.suppress(ConnectionError):
+                    c.sendall(first)
+                    if late:
+                        assert c.recv(65536).startswith(b"HTTP/1.1 200")
+                        start = time.monotonic()
+                        c.sendall(b"GET /health HTTP/1.1\r\n")
+                    c.settimeout(0.1)
+                    while True:
+                        c.sendall(b"x")
+                        with contextlib.suppress(TimeoutError):
+                            if not c.recv(65536):
+                                break
+                took.append(time.monotonic() - start)
+        took = []
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        threads = [threading.Thread(target=drip, args=a) for a in ((b"GET / HTTP/1.1\r\nA: ", False), (head, False),
+                                                                   (whole, True), (b"", False))]
+        for t in threads:
+            t.start()
+        while any(t.is_alive() for t in threads):
+            start = time.monotonic()
+            assert s.ask("GET", "/health")[0] == 200
+            assert time.monotonic() - start < SLOW
+            time.sleep(0.05)
+        assert len(took) == 4 and max(took) < 4 * SLOW, took
+
+
+@claim
+def a_client_that_leaves_frees_its_place_in_every_state():
+    with serving("-np", 1, "-c", CONTEXT) as s:
+        for stream in (False, True):
+            for queued in (False, True):
+                holder = s.connect() if queued else None
+                if holder:
+                    holder.sendall(request({**LONG, "stream": True}))
+                    holder.recv(1)
+                with s.connect() as c:
+                    c.sendall(request({**LONG, "stream": stream}))
+                    if stream:
+                        c.recv(1)
+                    time.sleep(0.02)
+                before = time.monotonic()
+                if holder:
+                    holder.close()
+                s.wait_idle(5 * SLOW)
+                took = time.monotonic() - before
+                assert took < 0.5 * SLOW, f"stream {stream}, queued {queued}: {took:.2f} s"
+        assert s.metric('pumice_sequences_ended_total{reason="cancelled"}') >= 4
+        assert s.post("/v1/completions", TEXT)["usage"]["completion_tokens"] == 12
+
+
+@claim
+def a_full_queue_is_told_at_once():
+    with serving("-np", 1, "--max-queue", 1) as s:
+        held = [s.connect() for _ in range(2)]
+        for c in held:
+            c.sendall(request({**LONG, "stream": True}))
+            c.recv(1)
+        start = time.monotonic()
+        status, head, e = s.ask("POST", "/v1/completions", TEXT)
+        assert time.monotonic() - start < SLOW
+        assert status == 429 and int(head["Retry-After"]) >= 1 and e["error"]["type"] == "rate_limit_error", e
+        slots = s.ask("GET", "/slots")[2]
+        assert len(slots) == 2 and "Once" not in json.dumps(slots), slots
+        for c in held:
+            c.close()
+        s.wait_idle(5 * SLOW)
+        assert s.metric('pumice_sequences_rejected_total{why="queue_full"}') == 1
+
+
+@claim
+def a_client_that_does_not_read_is_given_up():
+    with serving("--write-timeout", 1, "-np", 4, "--max-n", 16) as s:
+        with s.connect() as c:
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            body = {"prompt": ["Once"] * 16, "max_tokens": 400, "ignore_eos": True, "logprobs": 20, "stream": True}
+            c.sendall(request(body))
+            until = time.monotonic() + 60 * SLOW
+            while not s.metric("pumice_http_clients_left_total"):
+                assert time.monotonic() < until, "still served"
+                assert s.post("/v1/completions", {**TEXT, "max_tokens": 1})["choices"]
+        s.wait_idle(20 * SLOW)
+
+
+@claim
+def streams_side_by_side_give_the_text_of_each_alone():
+    with serving("-np", 4) as s:
+        bodies = [{"prompt": " ".join(["the cat", "One day", "a big ship", "in the snow"][i % 4:]), "max_tokens": 10 + i,
+                   "temperature": i % 2, "seed": i, "top_k": 0} for i in range(24)]
+        alone = [s.post("/v1/completions", b)["choices"][0]["text"] for b in bodies]
+        got = [None] * len(bodies)
+
+        def run(i):
+            events = s.events("/v1/completions", bodies[i])
+            got[i] = "".join(e["choices"][0]["text"] for e in events[:-1])
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(len(bodies))]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert got == alone, [i for i in range(len(bodies)) if got[i] != alone[i]]
+
+
+@claim
+def clients_that_come_and_go_lose_nobody_elses_tokens():
+    n = 60 if sanitized() else 200
+    with serving("-np", 4) as s:
+        want = s.post("/v1/completions", {**TEXT, "max_tokens": 200, "ignore_eos": True})["choices"][0]["text"]
+        before = s.metric("pumice_sequences_accepted_total")
+        good, done = [], threading.Event()
+
+        def steady():
+            while not done.is_set():
+                events = s.events("/v1/completions", {**TEXT, "max_tokens": 200, "ignore_eos": True})
+                good.append("".join(e["choices"][0]["text"] for e in events[:-1]) == want and events[-1] == "[DONE]")
+        threads = [threading.Thread(target=steady) for _ in range(2)]
+        for t in threads:
+            t.start()
+        for i in range(n):
+            with s.connect() as c:
+                data = request({**LONG, "stream": bool(i % 2)})
+                c.sendall(data[:len(data) * (i % 7 + 1) // 6])
+                if i % 3:
+                    time.sleep(i % 11 / 1000)
+                if i % 5 == 0:
+                    c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        done.set()
+        for t in threads:
+            t.join()
+        assert good and all(good), good
+        s.wait_idle(5 * SLOW)
+        ended = sum(s.metric(f'pumice_sequences_ended_total{{reason="{r}"}}') for r in ("stop", "length", "cancelled", "error"))
+        assert ended == s.metric("pumice_sequences_accepted_total") > before, ended
+
+
+@claim
+def silent_streams_are_pinged():
+    with serving("-np", 1, "--sse-ping-interval", 1) as s:
+        with s.connect() as holder, s.connect() as c:
+            holder.sendall(request({"prompt": ["Once"] * 8, **{k: LONG[k] for k in ("max_tokens", "ignore_eos")}, "n": 16,
+                                    "stream": True}))
+            holder.recv(1)
+            c.sendall(request({**TEXT, "stream": True, "max_tokens": 1}))
+            got = b""
+            while b": ping\n\n" not in got and b"data: " not in got:
+                got += c.recv(4096)
+            if b"data: " in got:
+                raise Skip("the machine was through with 128 sequences within a second")
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+@claim
+def sigterm_finishes_what_runs_and_refuses_the_rest():
+    with serving("-np", 1) as s:
+        with s.connect() as c, s.connect() as idle:
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert idle.recv(65536).startswith(b"HTTP/1.1 200")
+            c.sendall(request({**LONG, "stream": True, "n": 3}))
+            c.recv(1)
+            s.p.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                time.sleep(0.05)
+                idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = idle.recv(65536)
+                assert answer == b"" or b" 503 " in answer, answer
+            text = read_all(c)
+            assert text.rstrip().endswith(b"0") and b"data: [DONE]\n\n" in text, text[-300:]
+            assert text.count(b'"finish_reason":"length"') == 3, text[-900:]
+        assert s.p.wait(30 * SLOW) == 0
+
+
+@claim
+def a_drain_that_takes_too_long_ends_streams_with_an_error():
+    with serving("-np", 1, "--drain", 0) as s:
+        with s.connect() as c:
+            c.sendall(request({**LONG, "stream": True, "n": 16}))
+            c.recv(1)
+            s.p.send_signal(signal.SIGTERM)
+            text = read_all(c).decode()
+        error = [e for e in text.split("\n\n") if '"error"' in e]
+        assert len(error) == 1 and '"code":"stopping"' in error[0] and "[DONE]" not in text, text[-300:]
+
+
+@claim
+def nothing_that_was_asked_is_in_logs_or_metrics():
+    canary = "zanzibar"
+    with serving() as s:
+        s.post("/v1/completions", {"prompt": canary, "max_tokens": 2})
+        s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": canary}], "max_tokens": 2})
+        s.post("/v1/completions", {"prompt": canary, "max_tokens": -1}, status=400)
+        for path in ("/metrics", "/slots", "/props"):
+            answer = s.ask("GET", path)[2]
+            assert canary not in (answer if isinstance(answer, str) else json.dumps(answer)), path
+        assert canary not in s.errors()
+
+
+@claim
+def metrics_are_well_formed():
+    text = shared().ask("GET", "/metrics")[2]
+    seen, typed = set(), {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE"):
+            _, _, name, kind = line.split()
+            assert name not in typed, f"{name} twice"
+            typed[name] = kind
+        elif not line.startswith("#"):
+            m = re.fullmatch(r'([a-zA-Z_:][\w:]*)(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? (\S+)', line)
+            assert m, line
+            assert (m[1], m[2]) not in seen, line
+            seen.add((m[1], m[2]))
+            float(m[4])
+            base = re.sub(r"_(bucket|sum|count)$", "", m[1])
+            assert m[1] in typed or typed.get(base) == "histogram", line
+            assert ":" not in m[1] or m[1].startswith("vllm:"), line
+    assert "vllm:num_requests_running" in typed and "pumice_time_to_first_token_seconds" in typed, typed
+
+
+@claim
+def the_table_of_parameters_prints():
+    table = pumice("serve", "--help-params").out
+    assert "| `temperature` | chat, completions" in table and table.count("\n") > 40, table[:300]
+
+
+if __name__ == "__main__":
+    main()
