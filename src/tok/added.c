@@ -128,25 +128,54 @@ static const struct added *match_at(const struct matcher *m, const char *text, s
     return best;
 }
 
+/* Where the match a at `at` reaches with what lstrip and rstrip swallow. */
+static void reach(const struct added *a, const char *text, size_t n, size_t from, size_t at,
+                  size_t *lo, size_t *hi) {
+    int32_t cp;
+    *lo = at;
+    *hi = at + a->match_len;
+    for (size_t s; a->lstrip && *lo > from && is_space(char_before(text, *lo, from, &s)); *lo = s)
+        continue;
+    for (int len; a->rstrip && (len = utf8_next(text + *hi, text + n, &cp)) && is_space(cp);
+         *hi += (size_t)len)
+        continue;
+}
+
 const struct added *matcher_find(const struct matcher *m, const char *text, size_t n, size_t from,
                                  size_t *lo, size_t *hi) {
     if (m->n == 0)
         return NULL;
     for (size_t at = from; at < n; at++) {
-        if (!m->first[(unsigned char)text[at]])
-            continue;
-        const struct added *a = match_at(m, text, n, at);
+        const struct added *a = m->first[(unsigned char)text[at]] ? match_at(m, text, n, at) : NULL;
         if (!a)
             continue;
-        int32_t cp;
-        *lo = at;
-        *hi = at + a->match_len;
-        for (size_t s; a->lstrip && *lo > from && is_space(char_before(text, *lo, from, &s));
-             *lo = s)
+        reach(a, text, n, from, at, lo, hi);
+        return a;
+    }
+    return NULL;
+}
+
+/* The longest token of m[1] at `at` that is free of marks, else that of m[0]. */
+static const struct added *marked_at(const struct matcher m[2], const char *text, const char *mark,
+                                     size_t n, size_t at) {
+    const struct added *a = match_at(&m[1], text, n, at);
+    const char *first = a ? memchr(mark + at, 1, a->match_len) : NULL;
+    if (!first)
+        return a;
+    a = first > mark + at ? match_at(&m[1], text, (size_t)(first - mark), at) : NULL;
+    return a ? a : match_at(&m[0], text, n, at);
+}
+
+const struct added *matcher_find_marked(const struct matcher m[2], const char *text,
+                                        const char *mark, size_t n, size_t from, size_t *lo,
+                                        size_t *hi) {
+    for (size_t at = from; at < n; at++) {
+        if (!m[1].first[(unsigned char)text[at]])
             continue;
-        for (int len; a->rstrip && (len = utf8_next(text + *hi, text + n, &cp)) && is_space(cp);
-             *hi += (size_t)len)
+        const struct added *a = marked_at(m, text, mark, n, at);
+        if (!a)
             continue;
+        reach(a, text, n, from, at, lo, hi);
         return a;
     }
     return NULL;

@@ -80,22 +80,27 @@ static int segment(struct enc *e, const char *text, size_t n, bool special) {
     return n > at ? pre_run(e, 0, text + at, n - at) : 0;
 }
 
-int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_special, struct ids *out,
-               struct err *err) {
+/* mark: see tok_encode_marked; NULL = special tokens by parse_special everywhere. */
+static int encode(const struct tok *t, const char *text, const char *mark, size_t n,
+                  bool parse_special, struct ids *out, struct err *err) {
     struct enc e = {.t = t, .out = out, .err = err, .at_start = true};
-    const struct added *a;
-    size_t was = out->n, at = 0, lo, hi;
+    size_t was = out->n, at = 0, lo = 0, hi = 0;
     int rc = 0;
     if (n > MAX_TEXT)
         return err_set(err, E_FORMAT, "text: %zu bytes, more than %zu", n, MAX_TEXT);
-    while (rc == 0 && (a = matcher_find(&t->raw_match[parse_special], text, n, at, &lo, &hi))) {
-        rc = segment(&e, text + at, lo - at, parse_special);
+    while (rc == 0) {
+        const struct added *a =
+            mark ? matcher_find_marked(t->raw_match, text, mark, n, at, &lo, &hi)
+                 : matcher_find(&t->raw_match[parse_special], text, n, at, &lo, &hi);
+        size_t end = a ? lo : n;
+        bool special = mark ? !memchr(mark + at, 1, end - at) : parse_special;
+        rc = segment(&e, text + at, end - at, special);
+        if (!a)
+            break;
         ids_add(out, a->id);
         e.at_start = false;
         at = hi;
     }
-    if (rc == 0)
-        rc = segment(&e, text + at, n - at, parse_special);
     if (rc)
         out->n = was;
     buf_free(&e.norm[0]);
@@ -104,6 +109,16 @@ int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_speci
     queue_free(e.queue);
     regex_state_free(e.regex);
     return rc;
+}
+
+int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_special, struct ids *out,
+               struct err *err) {
+    return encode(t, text, NULL, n, parse_special, out, err);
+}
+
+int tok_encode_marked(const struct tok *t, const char *text, const char *mark, size_t n,
+                      struct ids *out, struct err *err) {
+    return encode(t, text, mark, n, false, out, err);
 }
 
 /* ---- decode ---- */

@@ -61,6 +61,11 @@ const char *tok_piece(const struct tok *t, int32_t id, size_t *len);
 int tok_encode(const struct tok *t, const char *text, size_t n, bool parse_special, struct ids *out,
                struct err *err);
 
+/* The same for text of which mark[i] = 1 says that byte i is a user's: special tokens are parsed
+ * where all their bytes are unmarked, and nowhere else. */
+int tok_encode_marked(const struct tok *t, const char *text, const char *mark, size_t n,
+                      struct ids *out, struct err *err);
+
 /* Appends the exact bytes of ids[0..n), which need not be valid UTF-8; special tokens are left
  * out unless keep_special.  Where the decoder says so the very first space is dropped.  Ids
  * outside the vocabulary are E_FORMAT, with out as it was. */
