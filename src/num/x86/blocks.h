@@ -22,7 +22,7 @@
 #include "num/x86/tiles.h"
 
 #define PARTS (PANEL / W) /* vectors that a panel's rows fill                            */
-#define AHEAD 4096        /* bytes between what is computed and what is fetched          */
+#define AHEAD 8192        /* bytes between what is computed and what is fetched          */
 
 enum slice_kind {
     SLICE_PLAIN,  /* one scale, an offset of the integers        */
@@ -215,15 +215,19 @@ INLINE void block_tile(enum dtype t, const struct gemm *g, struct place o) {
 }
 
 /* A tile of as many of `left` tokens as one takes; returns how many.  The number must be a constant
- * where the tile is made. */
+ * where the tile is made, and so must `fetch`: the loops are twice as slow with a branch in them. */
 INLINE int block_tokens(enum dtype t, const struct gemm *g, int left, int i, int j, bool fetch) {
-    int n = left >= SPAN ? SPAN : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    int n = left >= SPAN ? SPAN : left >= 8 ? 8 : left >= 6 ? 6 : left < 5 ? left : 4;
     if (n == SPAN)
         block_tile(t, g, (struct place){i, SPAN, j, 1, fetch});
     else if (SPAN > 8 && n == 8)
         block_tile(t, g, (struct place){i, 8, j, 1, fetch});
+    else if (SPAN > 6 && n == 6)
+        block_tile(t, g, (struct place){i, 6, j, 1, fetch});
     else if (SPAN > 4 && n == 4)
         block_tile(t, g, (struct place){i, 4, j, 1, fetch});
+    else if (n == 3)
+        block_tile(t, g, (struct place){i, 3, j, 1, fetch});
     else if (n == 2)
         block_tile(t, g, (struct place){i, 2, j, 1, fetch});
     else
@@ -238,9 +242,13 @@ INLINE void gemm_blocks(enum dtype t, const struct gemm *g) {
         block_tile(t, g, (struct place){0, 1, j, PARTS, true});
     for (int i0 = 0; g->m > 1 && i0 < g->m; i0 += block) {
         int i1 = tile_min(g->m, i0 + block);
-        for (int j = 0; j < g->n; j += W)
-            for (int i = i0; i < i1;)
-                i += block_tokens(t, g, i1 - i, i, j, i == i0 && j % PANEL == 0);
+        for (int j = 0; j < g->n; j += W) {
+            int i = i0;
+            if (j % PANEL == 0)
+                i += block_tokens(t, g, i1 - i, i, j, true);
+            while (i < i1)
+                i += block_tokens(t, g, i1 - i, i, j, false);
+        }
     }
 }
 

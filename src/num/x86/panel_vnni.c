@@ -3,132 +3,143 @@
  * vpdpbusd adds four products of unsigned weights and signed, broadcast activations to a lane,
  * which is a row from the first to the last.  Weights become unsigned by 128 in excess; sums begin
  * with the negative excess.  Integer sums are exact, and the float operations of an element are
- * those of ref.c. */
+ * those of ref.c.  One panel after the other is read from front to back, whatever the number of
+ * tokens: several at once were slower. */
 #include "num/panel.h"
 
 #include "num/x86/panel.h"
 #include "num/x86/tiles.h"
 #include "num/x86/zmm.h"
 
-#define TOKENS 6 /* at once                                                          */
-#define WIDE 4   /* panels at once for FEW tokens, else PAIR: then all sums are in registers */
-#define PAIR 2
-#define FEW 3
-#define MOST (PAIR * TOKENS) /* elements of y in vectors: 12 */
-
-INLINE __m512i load(const uint8_t *p) {
-    return _mm512_loadu_si512(p);
-}
-
-/* Four bytes of a token's integers, in each lane. */
-INLINE __m512i four(const int8_t *q) {
-    int v;
-    memcpy(&v, q, 4);
-    return _mm512_set1_epi32(v);
-}
-
-INLINE const uint8_t *panel_at(const struct gemm *g, int j) {
-    return (const uint8_t *)g->w + (size_t)j * g->ldw;
-}
+#define AHEAD 8192 /* bytes between what is computed and what is fetched */
+#define SUMS 4     /* of a single token */
+#define TOKENS 12  /* at once; then their sums and the weights still are in registers */
 
 /* Lanes of the panel from row j that are rows of this product. */
 INLINE __mmask16 lanes(const struct gemm *g, int j) {
     return g->n - j >= PANEL ? 0xffff : mask_of(g->n - j);
 }
 
-/* -- INT8 -------------------------------------------------------------------------------------- */
+struct four {
+    int8_t q[4];
+};
 
-/* acc plus the products of a group, n columns of np panels, with mt tokens.  `next` bytes further
- * on, unless it is 0, lie the panels that come next. */
-INLINE void group_int8(vf *acc, const uint8_t *const *p, size_t next, const char *const *x, int np,
-                       int mt, int n) {
-    __m512i sum[MOST];
+/* sum plus the products of each lane's four factors with q[0..3].  In words of its own, because
+ * compilers copy the sum before and after the intrinsic, and load q through a general register:
+ * either halves the speed. */
+INLINE __m512i dot4(__m512i sum, __m512i factors, const int8_t *q) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(factors), "m"(*(const struct four *)(const void *)q));
+    return sum;
+}
+
+/* A group's columns at .. at + 3 of a panel with mt tokens; of a token's n_sum sums, this adds to
+ * the first. */
+INLINE void word(__m512i *sum, int n_sum, const uint8_t *p, const char *const *x, int mt, int at,
+                 bool fetch) {
+    p += (size_t)(at + 4) * PANEL; /* behind the scales */
+    if (fetch)
+        __builtin_prefetch(p + AHEAD, 0, 2);
+    __m512i w = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8((char)0x80));
+    UNROLL for (int a = 0; a < mt; a++) sum[a * n_sum] =
+        dot4(sum[a * n_sum], w, (const int8_t *)x[a] + sizeof(struct i8x) + at);
+}
+
+/* acc plus the products of a group of n columns of a panel with mt tokens. */
+INLINE void group(vf *acc, const uint8_t *p, const char *const *x, int mt, int n_sum, int n,
+                  bool fetch) {
+    __m512i sum[TOKENS > SUMS ? TOKENS : SUMS];
     UNROLL for (int a = 0; a < mt; a++) {
-        __m512i start = _mm512_set1_epi32(-128 * ((const struct i8x *)(const void *)x[a])->sum);
-        UNROLL for (int r = 0; r < np; r++) sum[a * np + r] = start;
+        sum[a * n_sum] = _mm512_set1_epi32(-128 * ((const struct i8x *)(const void *)x[a])->sum);
+        UNROLL for (int s = 1; s < n_sum; s++) sum[a * n_sum + s] = _mm512_setzero_si512();
     }
-    for (int l = 0; l < n; l += 4) {
-        size_t at = (size_t)(l + 4) * PANEL;
-        __m512i w[WIDE];
-        UNROLL for (int r = 0; r < np; r++) {
-            if (next)
-                __builtin_prefetch((const void *)((uintptr_t)p[r] + next + at), 0, 2);
-            w[r] = _mm512_xor_si512(load(p[r] + at), _mm512_set1_epi8((char)0x80));
-        }
-        UNROLL for (int a = 0; a < mt; a++) {
-            __m512i q = four((const int8_t *)x[a] + sizeof(struct i8x) + l);
-            UNROLL for (int r = 0; r < np; r++) sum[a * np + r] =
-                _mm512_dpbusd_epi32(sum[a * np + r], w[r], q);
-        }
-    }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
+    int at = 0;
+    for (; at + 4 * n_sum <= n; at += 4 * n_sum)
+        UNROLL for (int s = 0; s < n_sum; s++) word(sum + s, n_sum, p, x, mt, at + 4 * s, fetch);
+    for (; n_sum > 1 && at < n; at += 4)
+        word(sum, n_sum, p, x, mt, at, fetch);
+    UNROLL for (int a = 0; a < mt; a++) {
+        UNROLL for (int s = 1; s < n_sum; s++) sum[a * n_sum] =
+            _mm512_add_epi32(sum[a * n_sum], sum[a * n_sum + s]);
         vf d = v_set(((const struct i8x *)(const void *)x[a])->d);
-        vf scale = v_mul(v_load((const float *)(const void *)p[r]), d);
-        acc[a * np + r] = v_fma(_mm512_cvtepi32_ps(sum[a * np + r]), scale, acc[a * np + r]);
+        vf scale = v_mul(v_load((const float *)(const void *)p), d);
+        acc[a] = v_fma(_mm512_cvtepi32_ps(sum[a * n_sum]), scale, acc[a]);
     }
 }
 
-/* y of mt tokens from i by np panels from row j; with the first tokens, fetches the panels that
- * come next. */
-INLINE void tile_int8(const struct gemm *g, int np, int mt, int i, int j) {
-    int group = int8_group(g->k);
-    size_t next = i == 0 ? (size_t)np * PANEL * g->ldw : 0;
-    vf acc[MOST];
-    const uint8_t *p[WIDE];
+/* y of mt tokens from i by the panel from row j; n_sum sums a token, so that few tokens do not wait
+ * for each product.  fetch: the panel is not in a cache yet. */
+INLINE void tile(const struct gemm *g, int mt, int n_sum, int i, int j, bool fetch) {
+    int size = int8_group(g->k);
+    const uint8_t *p = (const uint8_t *)g->w + (size_t)j * g->ldw;
     const char *x[TOKENS];
-    UNROLL for (int r = 0; r < np; r++) p[r] = panel_at(g, j + r * PANEL);
-    UNROLL for (int a = 0; a < mt; a++) x[a] = tile_token(g, i + a);
-    UNROLL for (int a = 0; a < mt * np; a++) acc[a] = v_set(0);
-    for (int l = 0; l < g->k; l += group) {
-        group_int8(acc, p, next, x, np, mt, tile_min(group, g->k - l));
-        UNROLL for (int r = 0; r < np; r++) p[r] += (size_t)(group + 4) * PANEL;
-        UNROLL for (int a = 0; a < mt; a++) x[a] += sizeof(struct i8x) + (size_t)group;
+    vf acc[TOKENS];
+    UNROLL for (int a = 0; a < mt; a++) {
+        x[a] = tile_token(g, i + a);
+        acc[a] = v_set(0);
     }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++)
-        _mm512_mask_storeu_ps(g->y + (size_t)(i + a) * g->ldy + (size_t)(j + r * PANEL),
-                              lanes(g, j + r * PANEL), acc[a * np + r]);
+    for (int l = 0; l < g->k; l += size, p += (size_t)(size + 4) * PANEL) {
+        group(acc, p, x, mt, n_sum, tile_min(size, g->k - l), fetch);
+        UNROLL for (int a = 0; a < mt; a++) x[a] += sizeof(struct i8x) + (size_t)size;
+    }
+    UNROLL for (int a = 0; a < mt; a++)
+        _mm512_mask_storeu_ps(g->y + (size_t)(i + a) * g->ldy + (size_t)j, lanes(g, j), acc[a]);
 }
 
-INLINE void tokens_int8(const struct gemm *g, int np, int mt, int i, int j) {
+/* The numbers must be constants where the tile is made. */
+INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
     switch (mt) {
     case 1:
-        tile_int8(g, np, 1, i, j);
+        tile(g, 1, 4, i, j, fetch);
         return;
     case 2:
-        tile_int8(g, np, 2, i, j);
+        tile(g, 2, 2, i, j, fetch);
         return;
     case 3:
-        tile_int8(g, np, 3, i, j);
+        tile(g, 3, 1, i, j, fetch);
         return;
     case 4:
-        tile_int8(g, PAIR, 4, i, j);
+        tile(g, 4, 1, i, j, fetch);
         return;
     case 5:
-        tile_int8(g, PAIR, 5, i, j);
+        tile(g, 5, 1, i, j, fetch);
+        return;
+    case 6:
+        tile(g, 6, 1, i, j, fetch);
+        return;
+    case 7:
+        tile(g, 7, 1, i, j, fetch);
+        return;
+    case 8:
+        tile(g, 8, 1, i, j, fetch);
+        return;
+    case 9:
+        tile(g, 9, 1, i, j, fetch);
+        return;
+    case 10:
+        tile(g, 10, 1, i, j, fetch);
+        return;
+    case 11:
+        tile(g, 11, 1, i, j, fetch);
         return;
     default:
-        tile_int8(g, PAIR, 6, i, j);
+        tile(g, 12, 1, i, j, fetch);
+        return;
     }
-}
-
-/* Tokens i0 .. i1 - 1 by np panels from row j. */
-INLINE void strip_int8(const struct gemm *g, int np, int i0, int i1, int j) {
-    for (int i = i0; i < i1; i += TOKENS)
-        tokens_int8(g, np, tile_min(TOKENS, i1 - i), i, j);
 }
 
 static void gemm_int8(const struct gemm *g) {
     int block = tile_fit(MIDDLE, g->ldx, TOKENS); /* tokens that stay in the second cache */
-    for (int i0 = 0; i0 < g->m; i0 += block) {
-        int i1 = tile_min(g->m, i0 + block), j = 0;
-        for (; g->m <= FEW && j + WIDE * PANEL <= g->n; j += WIDE * PANEL)
-            strip_int8(g, WIDE, i0, i1, j);
-        for (; j + PAIR * PANEL <= g->n; j += PAIR * PANEL)
-            strip_int8(g, PAIR, i0, i1, j);
-        for (; j < g->n; j += PANEL) /* at most two */
-            for (int i = i0; i < i1; i++)
-                tile_int8(g, 1, 1, i, j);
-    }
+    for (int i0 = 0; i0 < g->m; i0 += block)
+        for (int j = 0, i1 = tile_min(g->m, i0 + block); j < g->n; j += PANEL) {
+            int left = (i1 - i0 + TOKENS - 1) / TOKENS, i = i0, n = (i1 - i + left - 1) / left;
+            tokens(g, n, i, j, true);
+            for (i += n, left--; left; i += n, left--) {
+                n = (i1 - i + left - 1) / left; /* tiles of about the same size */
+                tokens(g, n, i, j, false);
+            }
+        }
 }
 
 void panel_vnni(struct kern *k) {
