@@ -18,7 +18,8 @@
 
 #define HUGE ((size_t)2 << 20)
 #define RESERVE ((size_t)256 << 20) /* bytes that a pool of its own size leaves to others */
-#define AHEAD ((size_t)8 << 20)     /* bytes of pages that are fetched ahead */
+#define MOST_GROUPS (1 << 24)
+#define AHEAD ((size_t)8 << 20) /* bytes of pages that are fetched ahead */
 
 struct slot {
     int n_tok;
@@ -54,14 +55,14 @@ static size_t round_up(size_t n, size_t unit) {
 }
 
 /* Tokens of a group.  Tokens of at least 8 KiB: the fewest huge pages that at least 32 tokens fill
- * to 96 %, or as well as up to eight can.  Smaller ones: 64 tokens, so that a short sequence of a
+ * to 93 %, or as well as up to eight can.  Smaller ones: 64 tokens, so that a short sequence of a
  * small model does not take 2 MiB; its keys and values fit a cache, huge pages would not help. */
 static int group_tokens(size_t token, int n_ctx) {
     size_t best = 32;
     double fill = 0;
     if (token < HUGE / 256)
         best = 64;
-    for (size_t n = 1; token >= HUGE / 256 && n <= 8 && fill < 0.96; n++) {
+    for (size_t n = 1; token >= HUGE / 256 && n <= 8 && fill < 0.93; n++) {
         size_t t = n * HUGE / token / ATTEND_BLOCK * ATTEND_BLOCK;
         double f = (double)(t * token) / (double)(n * HUGE);
         if (t >= 32 && f > fill) {
@@ -110,7 +111,7 @@ static int pool_groups(const struct kv *kv, size_t pool, struct err *err) {
         return err_set(err, E_MEMORY,
                        "KV cache: %zu KiB hold no group of %d tokens, which has %zu KiB",
                        (pool ? pool : room) >> 10, kv->group_tok, kv->group >> 10);
-    return (int)(n < most ? n : most);
+    return n < MOST_GROUPS ? (int)n : MOST_GROUPS;
 }
 
 static int open_virtual(struct kv *kv, const struct kv_opts *o, struct err *err) {
@@ -122,11 +123,13 @@ static int open_virtual(struct kv *kv, const struct kv_opts *o, struct err *err)
         return -1;
     size_t ahead = AHEAD / kv->group;
     ahead = ahead < 1 ? 1 : ahead > 16 ? 16 : ahead;
+    if (o->ahead)
+        ahead = o->ahead < 0 ? 0 : (size_t)o->ahead;
     kv->va = vatt_open(&(struct vatt_opts){.group = kv->group,
                                            .n_slot = kv->n_slot,
                                            .span = (kv->n_ctx - 1) / kv->group_tok + 1,
                                            .pool = pool,
-                                           .ahead = o->ahead < 0 ? (int)ahead : o->ahead,
+                                           .ahead = (int)ahead,
                                            .poison = o->poison},
                        &refused);
     if (!kv->va) {

@@ -21,10 +21,10 @@ struct kv_opts {
     enum kv_layout layout;
     int n_slot, n_ctx;
     enum dtype type; /* DT_F32, DT_F16, DT_BF16 or DT_INT8 (bytes, and a scale for each head)   */
-    size_t pool;     /* virtual: bytes for all slots together; 0 = every slot's n_ctx tokens, or
-                      * what memory there is (mem_available) less a reserve, if that is less    */
-    int ahead;       /* virtual: groups whose pages a thread fetches ahead, -1 = as many as help;
-                      * 0 = none, and no thread                                                 */
+    size_t pool;     /* virtual: bytes for all slots together and the prefix cache; 0 = every slot's
+                      * n_ctx tokens, or what memory there is less a reserve, if that is less  */
+    int ahead;       /* virtual: groups whose pages a thread fetches before they are used; 0 = as
+                      * many as help, -1 = none, and no thread                                 */
     bool poison;     /* virtual: fill groups with NaN before use, as a build for tests does     */
 };
 
