@@ -129,15 +129,78 @@ size_t mem_resident(void) {
     return got == 2 ? resident * (size_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-size_t mem_available(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
+/* The number in a file of one, or behind `key` in a file of lines "key number"; 0 = there is none
+ * (a limit of "max"). */
+static size_t number_in(const char *folder, const char *name, const char *key) {
+    char path[1024], line[256];
+    unsigned long long n = 0;
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
+        return 0;
+    FILE *f = fopen(path, "r");
     if (!f)
         return 0;
-    char line[128];
-    size_t kib = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %zu kB", &kib) == 1)
-            break;
+    for (bool found = false; !found && fgets(line, sizeof line, f);) {
+        size_t len = key ? strlen(key) : 0;
+        if (!key || (!strncmp(line, key, len) && line[len] == ' '))
+            found = sscanf(line + len, "%llu", &n) == 1;
+    }
     fclose(f);
-    return kib * 1024;
+    return (size_t)n;
+}
+
+/* What the limit of one control group leaves, counting cached files as free; SIZE_MAX = no limit. */
+static size_t room_in(const char *folder, bool v1) {
+    size_t limit = number_in(folder, v1 ? "memory.limit_in_bytes" : "memory.max", NULL);
+    size_t used = number_in(folder, v1 ? "memory.usage_in_bytes" : "memory.current", NULL);
+    size_t cached = number_in(folder, "memory.stat", v1 ? "total_inactive_file" : "inactive_file");
+    if (!limit || limit > (size_t)1 << 60)
+        return SIZE_MAX;
+    used = used > cached ? used - cached : 0;
+    return limit > used ? limit - used : 0;
+}
+
+/* The least of a group's and its ancestors' room.  In a container the path may be the host's: then
+ * only its root is there, which is the container's own group. */
+static size_t room_up_from(const char *mount, char *path, bool v1) {
+    char folder[1024];
+    size_t room = SIZE_MAX;
+    for (;;) {
+        snprintf(folder, sizeof folder, "%s%s", mount, path);
+        size_t here = room_in(folder, v1);
+        room = here < room ? here : room;
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            return room;
+        *slash = 0;
+    }
+}
+
+size_t mem_group_room(const char *cgroups, const char *mount) {
+    FILE *f = fopen(cgroups, "r");
+    char line[512], v1_mount[512];
+    size_t room = SIZE_MAX;
+    if (!f)
+        return room;
+    snprintf(v1_mount, sizeof v1_mount, "%s/memory", mount);
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *name = strchr(line, ':'), *path = name ? strchr(name + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = 0;
+        bool v1 = !strcmp(name + 1, "memory"), v2 = !strcmp(line, "0:");
+        if (!v1 && !v2)
+            continue;
+        size_t here = room_up_from(v1 ? v1_mount : mount, path, v1);
+        room = here < room ? here : room;
+    }
+    fclose(f);
+    return room;
+}
+
+size_t mem_available(void) {
+    size_t free_kib = number_in("/proc", "meminfo", "MemAvailable:"); /* 0: there is no /proc */
+    size_t room = mem_group_room("/proc/self/cgroup", "/sys/fs/cgroup");
+    size_t bytes = free_kib * 1024;
+    return free_kib && bytes < room ? bytes : room == SIZE_MAX ? 0 : room;
 }

@@ -32,8 +32,12 @@ void mem_pages_free(void *p, size_t bytes);
 void mem_guard_enter(void);
 void mem_guard_leave(void);
 
-/* Resident set of this process, and what the system could still give, in bytes (0 = unknown). */
+/* Resident set of this process, and what the system and the limits of its control groups (versions
+ * 1 and 2) could still give, in bytes (0 = unknown). */
 size_t mem_resident(void);
 size_t mem_available(void);
+/* The latter, from a file like /proc/self/cgroup and the folder where groups are mounted; SIZE_MAX =
+ * no limit. */
+size_t mem_group_room(const char *cgroups, const char *mount);
 
 #endif

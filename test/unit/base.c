@@ -230,6 +230,49 @@ static void resident_memory_grows_with_what_is_touched(void **state) {
     mem_pages_free(p, bytes);
 }
 
+static void put_file(const char *root, const char *name, const char *text) {
+    char path[512], cmd[600];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    snprintf(cmd, sizeof cmd, "mkdir -p \"$(dirname '%s')\"", path);
+    assert_int_equal(system(cmd), 0);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* Both versions, a limit of an ancestor, files that can be given up, a container's root. */
+static void limits_of_control_groups_are_known(void **state) {
+    (void)state;
+    char root[] = "/tmp/pumice-cgroup-XXXXXX", list[64], cmd[64];
+    assert_non_null(mkdtemp(root));
+    snprintf(list, sizeof list, "%s/list", root);
+    put_file(root, "list", "12:cpu:/a\n0::/a/b\n");
+    assert_true(mem_group_room(list, root) == SIZE_MAX);
+    assert_true(mem_group_room("/nonexistent", root) == SIZE_MAX);
+    put_file(root, "a/b/memory.max", "max\n");
+    put_file(root, "a/b/memory.current", "5000\n");
+    assert_true(mem_group_room(list, root) == SIZE_MAX);
+    put_file(root, "a/memory.max", "100000\n");
+    put_file(root, "a/memory.current", "30000\n");
+    assert_int_equal(mem_group_room(list, root), 70000);
+    put_file(root, "a/memory.stat", "anon 7\ninactive_file_x 9\ninactive_file 10000\n");
+    assert_int_equal(mem_group_room(list, root), 80000);
+    put_file(root, "a/b/memory.max", "6000\n");
+    assert_int_equal(mem_group_room(list, root), 1000);
+    put_file(root, "a/b/memory.current", "7000\n");
+    assert_int_equal(mem_group_room(list, root), 0);
+    put_file(root, "list", "4:memory:/of/the/host\n");
+    put_file(root, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put_file(root, "memory/memory.usage_in_bytes", "1000\n");
+    assert_true(mem_group_room(list, root) == SIZE_MAX);
+    put_file(root, "memory/memory.limit_in_bytes", "50000\n");
+    put_file(root, "memory/memory.stat", "inactive_file 1\ntotal_inactive_file 400\n");
+    assert_int_equal(mem_group_room(list, root), 49400);
+    snprintf(cmd, sizeof cmd, "rm -r %s", root);
+    assert_int_equal(system(cmd), 0);
+}
+
 /* -- buf --------------------------------------------------------------------------------------- */
 
 static void a_buf_holds_what_was_appended(void **state) {
@@ -563,6 +606,7 @@ int main(void) {
         cmocka_unit_test(pages_beyond_reason_are_an_error_with_a_name),
         cmocka_unit_test(the_guard_aborts_on_allocation),
         cmocka_unit_test(resident_memory_grows_with_what_is_touched),
+        cmocka_unit_test(limits_of_control_groups_are_known),
         cmocka_unit_test(a_buf_holds_what_was_appended),
         cmocka_unit_test(n_appends_cost_few_allocations),
         cmocka_unit_test(map_equals_a_naive_map),
