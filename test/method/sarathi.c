@@ -219,7 +219,7 @@ static void walk(struct walk *w, int n_req, int *steps) {
 
 static void every_step_keeps_the_invariants_and_every_request_ends(void **state) {
     (void)state;
-    FOR_SEEDS(300) {
+    FOR_SEEDS(120) {
         struct walk w = {0};
         int steps, groups;
         rng_seed(&w.r, seed);
@@ -401,7 +401,7 @@ static void capacity_under_a_strict_slo_is_higher_with_chunks(void **state) {
     o.slo = 0.1;
     for (int p = 0; p < SARATHI_POLICIES; p++) {
         o.policy = (enum sarathi_policy)p;
-        assert_ok(sim_capacity(&o, &lengths, 150, o.slo, 5, &rate[p], &err), err);
+        assert_ok(sim_capacity(&o, &lengths, 80, o.slo, 5, &rate[p], &err), err);
     }
     assert_true(rate[SARATHI] > 0.5);
     assert_true(rate[SARATHI] > 1.5 * rate[SARATHI_PREFILL_FIRST]);

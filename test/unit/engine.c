@@ -292,20 +292,30 @@ struct way { /* how the requests are run */
     int preempt; /* one step in so many takes memory from the latest; 0 = none */
     int cancel;  /* one request in so many is cancelled at a random step; 0 = none */
     bool waves;  /* some arrive while others run */
+    int groups;  /* of the virtual layout's memory; 0 = flat */
 };
 
 static struct engine *open_way(const struct way *w) {
     struct err err = {0};
-    struct engine *e = engine_open(m, pool,
-                                   &(struct engine_opts){.n_slot = w->n_slot,
-                                                         .n_ctx = 160,
-                                                         .n_batch = w->n_batch,
-                                                         .kv_type = DT_NONE,
-                                                         .tbt_slo_ms = w->slo_ms,
-                                                         .policy = w->policy},
-                                   &err);
+    struct engine_opts o = {.n_slot = w->n_slot,
+                            .n_ctx = 160,
+                            .n_batch = w->n_batch,
+                            .kv_type = DT_NONE,
+                            .kv_layout = w->groups ? KV_VIRTUAL : KV_FLAT,
+                            .tbt_slo_ms = w->slo_ms,
+                            .policy = w->policy};
+    /* Groups of this model have 64 tokens. */
+    o.kv_pool = (size_t)w->groups * 64 * kv_token_bytes(&m->cfg, kv_default(m->head.type));
+    struct engine *e = engine_open(m, pool, &o, &err);
     if (!e)
         fail_msg("engine_open: %s", err.msg);
+    if (w->groups) {
+        struct engine_stats s;
+        engine_stats(e, &s);
+        assert_int_equal(s.kv.layout, KV_VIRTUAL);
+        assert_int_equal(s.kv.group_tokens, 64);
+        assert_int_equal(s.kv.groups, w->groups);
+    }
     return e;
 }
 
@@ -406,6 +416,43 @@ static void tokens_do_not_depend_on_the_policy_or_the_slo(void **state) {
         check_way(&(struct way){.n_slot = 16, .n_batch = 128, .slo_ms = 0.05, .waves = true}, 2);
     assert_true(s.cost.w + s.cost.d + s.cost.p > 0); /* it has learnt what a step takes */
     assert_true(s.budget < 128);                     /* and found that so little time is short */
+}
+
+static void tokens_do_not_depend_on_memory_that_is_short(void **state) {
+    (void)state;
+    /* A request needs three groups at most: with three, one runs and the others wait. */
+    static const int groups[] = {3, 5, 9, 48};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        struct way w = {.n_slot = 16, .n_batch = 40, .waves = i % 2, .groups = groups[i]};
+        struct engine_stats s = check_way(&w, i);
+        assert_true(groups[i] == 5 || groups[i] == 9 ? s.preempted > 0 : true);
+        w.preempt = 6;
+        w.cancel = 9;
+        check_way(&w, i);
+    }
+}
+
+static void a_request_that_outgrows_all_memory_ends_with_an_error(void **state) {
+    (void)state;
+    struct err err = {0};
+    static struct answer a, b;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    int32_t ids[100] = {0};
+    struct engine *e = open_way(&(struct way){.n_slot = 4, .groups = 1});
+    struct req r = request(3, ids, &a, 100), small = request(4, ids + 50, &b, 5);
+    assert_ok(engine_submit(e, &r, &err), err);
+    assert_ok(engine_submit(e, &small, &err), err);
+    run_all(e);
+    assert_int_equal(a.use.why, FIN_ERROR);
+    assert_int_equal(r.n + a.n, 65); /* the last token has no keys and values */
+    assert_int_equal(b.use.why, FIN_LENGTH);
+    assert_int_equal(b.n, 5);
+    r.n = 70;
+    assert_int_equal(engine_submit(e, &r, &err), -1);
+    assert_int_equal(err.code, E_MEMORY);
+    assert_non_null(strstr(err.msg, "kv_exhausted"));
+    engine_close(e);
 }
 
 static void cancelled_requests_end_once_and_disturb_nobody(void **state) {
@@ -639,6 +686,8 @@ int main(void) {
         cmocka_unit_test(tokens_do_not_depend_on_preemption_at_random_steps),
         cmocka_unit_test(shared_beginnings_are_computed_once_and_change_nothing),
         cmocka_unit_test(tokens_do_not_depend_on_the_policy_or_the_slo),
+        cmocka_unit_test(tokens_do_not_depend_on_memory_that_is_short),
+        cmocka_unit_test(a_request_that_outgrows_all_memory_ends_with_an_error),
         cmocka_unit_test(cancelled_requests_end_once_and_disturb_nobody),
         cmocka_unit_test(a_full_queue_refuses_with_busy_and_takes_again_later),
         cmocka_unit_test(no_end_counts_before_min_new_tokens),
