@@ -150,6 +150,21 @@ void out_abort(struct out *o) {
     out_free(o);
 }
 
+static void sync_folder(const char *path) {
+    int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0) {
+        fsync(dir); /* best effort on odd file systems */
+        close(dir);
+    }
+}
+
+/* A rename is durable once its folder is. */
+static void sync_parent(const char *path) {
+    char *copy = mem_strdup(path);
+    sync_folder(dirname(copy));
+    free(copy);
+}
+
 int out_commit(struct out *o, struct err *err) {
     bool ok = fflush(o->f) == 0 && fsync(fileno(o->f)) == 0;
     ok = fclose(o->f) == 0 && ok;
@@ -159,13 +174,7 @@ int out_commit(struct out *o, struct err *err) {
         out_abort(o);
         return -1;
     }
-    char *copy = mem_strdup(o->path);
-    int dir = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir >= 0) {
-        fsync(dir); /* the rename is durable once the folder is; best effort on odd file systems */
-        close(dir);
-    }
-    free(copy);
+    sync_parent(o->path);
     out_free(o);
     return 0;
 }
@@ -205,4 +214,38 @@ int dir_make(const char *dir, bool *empty, struct err *err) {
         *empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
     closedir(d);
     return 0;
+}
+
+char *dir_begin(const char *dir, struct err *err) {
+    struct buf b = {0};
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    buf_add(&b, dir, n);
+    buf_printf(&b, ".tmp-%ld", (long)getpid());
+    buf_str(&b);
+    dir_abort(b.data); /* left by a dead process */
+    if (mkdir(b.data, 0777) != 0) {
+        err_set(err, E_IO, "%s: %s", b.data, strerror(errno));
+        buf_free(&b);
+    }
+    return b.data;
+}
+
+int dir_commit(const char *tmp, const char *dir, struct err *err) {
+    sync_folder(tmp);
+    if (rename(tmp, dir) != 0)
+        return err_set(err, E_IO, "%s: %s", dir, strerror(errno));
+    sync_parent(dir);
+    return 0;
+}
+
+void dir_abort(const char *tmp) {
+    DIR *d = tmp ? opendir(tmp) : NULL;
+    if (!d)
+        return;
+    for (struct dirent *e; (e = readdir(d));)
+        unlinkat(dirfd(d), e->d_name, 0); /* "." and ".." refuse */
+    closedir(d);
+    rmdir(tmp);
 }

@@ -15,6 +15,12 @@ char *path_join(const char *dir, const char *name); /* owned by the caller */
 
 /* Makes dir where it is absent; *empty: nothing is in it.  E_IO if it is not a folder. */
 int dir_make(const char *dir, bool *empty, struct err *err);
+/* A folder that appears whole or not at all: DIR.tmp-PID, empty, into which files are written (not
+ * folders); dir_commit syncs it and renames it to DIR, which must be absent or empty; dir_abort
+ * removes it.  The path is owned by the caller, also after these; NULL on failure. */
+char *dir_begin(const char *dir, struct err *err);
+int dir_commit(const char *tmp, const char *dir, struct err *err);
+void dir_abort(const char *tmp); /* accepts NULL */
 /* Copies from_dir/name into to_dir if it is there. */
 int file_copy(const char *from_dir, const char *name, const char *to_dir, struct err *err);
 

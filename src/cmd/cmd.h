@@ -45,7 +45,8 @@ int cmd_doctor(int argc, char **argv);
 #define OPTS_LOAD(o)                                                                               \
     OPTS_HEAD("Model"), OPTS_MODEL(&(o)->model),                                                   \
     {"dtype", 0, NULL, OPT_STR, &(o)->dtype, .arg = "TYPE",                                        \
-     .help = "weights: f32, f16, bf16, int8, int4, q8_0, q4_0 or native = as in the file"},        \
+     .help = "weights: f32, f16, bf16, int8, int4, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, "     \
+             "q6_k or native = as in the file"},                                                   \
     {"kv-dtype", 0, "ctk", OPT_STR, &(o)->kv_dtype, .arg = "TYPE",                                 \
      .help = "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"}, \
     {"cache-type-k", 0, NULL, OPT_STR, &(o)->kv_dtype},                                            \

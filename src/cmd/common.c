@@ -55,9 +55,10 @@ int cmd_dtype(const char *name, enum dtype *out, struct err *err) {
     if (!name || !strcmp(name, "native"))
         return 0;
     enum dtype t = dtype_parse(name);
-    if (t == DT_NONE || !dtype_writable(t))
+    if (t == DT_NONE)
         return err_set(err, E_USAGE,
-                       "--dtype: '%s' is not f32, f16, bf16, int8, int4, q8_0, q4_0 or native",
+                       "--dtype: '%s' is not f32, f16, bf16, int8, int4, q8_0, q4_0, q4_1, q5_0, "
+                       "q5_1, q4_k, q5_k, q6_k or native",
                        name);
     *out = t;
     return 0;

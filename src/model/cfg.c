@@ -48,7 +48,7 @@ struct family {
 static const struct family families[] = {
     {"llama", "llama", "LlamaForCausalLM", LLAMA_KEYS, .rotary = 1, .k_bias_attn = "attention_bias",
      .k_bias_mlp = "mlp_bias", .flags = {RMS_GATED, .norm_eps = 1e-6f}},
-    {"mistral", "mistral", "MistralForCausalLM", LLAMA_KEYS, .rotary = 1, .window = WINDOW_KEY,
+    {"mistral", "llama", "MistralForCausalLM", LLAMA_KEYS, .rotary = 1, .window = WINDOW_KEY,
      .window_default = 4096, .flags = {RMS_GATED, .norm_eps = 1e-6f}},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", LLAMA_KEYS, .rotary = 1, .window = WINDOW_SWITCH,
      .window_default = 4096, .flags = {RMS_GATED, .norm_eps = 1e-6f, .bias_qkv = true}},
@@ -154,6 +154,10 @@ int cfg_family(struct cfg *c, const char *arch, const char *path, struct err *er
     c->embed_scale = 1;
     c->bos = -1;
     return 0;
+}
+
+const char *cfg_gguf_arch(const struct cfg *c) {
+    return family_find(c->arch)->gguf;
 }
 
 /* The source of one configuration: the object, its name for messages, and where errors go. */

@@ -49,6 +49,9 @@ struct cfg {
  * supported ones. */
 int cfg_family(struct cfg *c, const char *arch, const char *path, struct err *err);
 
+/* general.architecture of a GGUF file of this family. */
+const char *cfg_gguf_arch(const struct cfg *c);
+
 /* ACT_* of an activation's name in config.json ("gelu_new", "silu", ...); E_FORMAT names it. */
 int cfg_act(enum act_kind *act, const char *name, const char *path, struct err *err);
 

@@ -701,10 +701,23 @@ fail:
     return NULL;
 }
 
-const void *gguf_raw(const struct gguf *g, size_t *n, uint64_t *count) {
-    *n = (size_t)(g->part.kv_end - KV_AT);
-    *count = g->part.n_kv;
-    return g->part.data + KV_AT;
+uint64_t gguf_copy_pairs(const struct gguf *g, uint32_t file_type, struct buf *b) {
+    struct cursor c = {.part = &g->part, .at = KV_AT};
+    uint64_t n = 0;
+    while (c.at < g->part.kv_end) {
+        uint64_t at = c.at;
+        if (walk_kv(&c)) /* it has been walked before: it cannot fail */
+            abort();
+        if (c.name.n > 6 && memcmp(c.name.s, "split.", 6) == 0)
+            continue;
+        buf_add(b, g->part.data + at, (size_t)(c.at - at));
+        const uint8_t *value = g->part.data + c.at - 4;
+        bool is_type = c.name.n == 17 && memcmp(c.name.s, "general.file_type", 17) == 0;
+        if (is_type && gguf_load(value - 4, 4) == GGUF_U32)
+            memcpy(b->data + b->len - 4, &file_type, 4); /* the host is little endian */
+        n++;
+    }
+    return n;
 }
 
 void gguf_close(struct gguf *g) {

@@ -216,8 +216,7 @@ static int read_rope(struct source *s, struct cfg *c) {
     return read_scaling(s, c);
 }
 
-/* The divisor that Llama 3's scaling (HF rope_type "llama3") gives frequency i of n. */
-static double llama3_divisor(const struct cfg *c, int i, int n) {
+double gguf_rope_divisor(const struct cfg *c, int i, int n) {
     double wavelength = 2 * M_PI * pow(c->rope_theta, (double)i / n);
     double turns = c->rope_orig_ctx / wavelength; /* within the original context */
     if (turns > c->rope_high)
@@ -230,15 +229,29 @@ static double llama3_divisor(const struct cfg *c, int i, int n) {
 
 static bool explains(const struct cfg *c, const float *f, int n) {
     for (int i = 0; i < n; i++)
-        if (!(fabs(f[i] / llama3_divisor(c, i, n) - 1) < 1e-5))
+        if (!(fabs(f[i] / gguf_rope_divisor(c, i, n) - 1) < 1e-5))
             return false;
     return true;
 }
 
-/* A converter writes Llama 3's scaling as the finished divisors of the frequencies.  Every
- * published model has low 1 and high 4, the lowest frequencies show the factor itself, and
- * original contexts are powers of two: try those, and refuse what none of them explains in every
- * component. */
+bool gguf_rope_scaling(struct cfg *c, const float *f, int n) {
+    struct cfg try = *c;
+    try.rope_scaling = ROPE_LLAMA3;
+    try.rope_factor = 0;
+    for (int i = 0; i < n; i++)
+        try.rope_factor = fmaxf(try.rope_factor, f[i]);
+    try.rope_low = 1;
+    try.rope_high = 4;
+    for (int orig = 64; orig <= 1 << 20; orig *= 2) {
+        try.rope_orig_ctx = orig;
+        if (explains(&try, f, n)) {
+            *c = try;
+            return true;
+        }
+    }
+    return false;
+}
+
 static int read_rope_freqs(struct source *s, struct cfg *c) {
     const struct tensor *t = tensors_find(s->ts, "rope_freqs.weight");
     int n = c->rope_dim / 2;
@@ -247,29 +260,16 @@ static int read_rope_freqs(struct source *s, struct cfg *c) {
     if (t->type != DT_F32 || t->rank != 1 || t->shape[0] != n || n == 0)
         return err_set(s->err, E_FORMAT, "%s: tensor 'rope_freqs.weight' must be %d F32 values",
                        s->path, n);
-    float *f = mem_dup(t->data, t->bytes), most = 0;
+    float *f = mem_dup(t->data, t->bytes);
     bool plain = true;
-    for (int i = 0; i < n; i++) {
-        most = fmaxf(most, f[i]);
+    for (int i = 0; i < n; i++)
         plain = plain && f[i] == 1;
-    }
-    struct cfg try = *c;
-    try.rope_scaling = ROPE_LLAMA3;
-    try.rope_factor = most;
-    try.rope_low = 1;
-    try.rope_high = 4;
-    bool found = false;
-    for (int orig = 64; orig <= 1 << 20 && !found && !plain; orig *= 2) {
-        try.rope_orig_ctx = orig;
-        found = explains(&try, f, n);
-    }
+    bool bad = !plain && (c->rope_scaling != ROPE_PLAIN || !gguf_rope_scaling(c, f, n));
     free(f);
-    if (!plain && (!found || c->rope_scaling != ROPE_PLAIN))
+    if (bad)
         return err_set(s->err, E_FORMAT,
                        "%s: tensor 'rope_freqs.weight' is not Llama-3 rope scaling: not supported",
                        s->path);
-    if (found)
-        *c = try;
     return 0;
 }
 

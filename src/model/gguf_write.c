@@ -5,7 +5,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
-#include "model/gguf.h"
+#include "model/gguf_kv.h"
 
 #define ALIGN 32 /* the format's default */
 
@@ -31,7 +31,7 @@ static void put_str(struct buf *b, const char *s, size_t n) {
     buf_add(b, s, n);
 }
 
-static void put_pair(struct buf *b, const struct gguf_pair *kv) {
+void gguf_put_pair(struct buf *b, const struct gguf_pair *kv) {
     put_str(b, kv->key, strlen(kv->key));
     put32(b, kv->type);
     if (kv->type == GGUF_STR) {
@@ -49,13 +49,34 @@ static void put_pair(struct buf *b, const struct gguf_pair *kv) {
     }
 }
 
-static size_t padding(size_t at, size_t align) {
+size_t gguf_padding(size_t at, size_t align) {
     return (align - at % align) % align;
+}
+
+void gguf_put_header(struct buf *b, const struct buf *kv, uint64_t n_kv, const struct tensor *t,
+                     int n_tensor, size_t align) {
+    size_t offset = 0;
+    buf_adds(b, "GGUF");
+    put32(b, 3);
+    put64(b, (uint64_t)n_tensor);
+    put64(b, n_kv);
+    buf_add(b, kv->data, kv->len);
+    for (int i = 0; i < n_tensor; i++) {
+        put_str(b, t[i].name, strlen(t[i].name));
+        put32(b, (uint32_t)t[i].rank);
+        for (int k = t[i].rank - 1; k >= 0; k--)
+            put64(b, (uint64_t)t[i].shape[k]);
+        put32(b, type_number[t[i].type]);
+        put64(b, offset);
+        offset += t[i].bytes + gguf_padding(t[i].bytes, align);
+    }
+    for (size_t n = gguf_padding(b->len, align); n > 0; n--)
+        buf_addc(b, 0);
 }
 
 int gguf_write(const char *path, const struct gguf_pair *kv, int n_kv, const struct tensor *t,
                int n_tensor, struct err *err) {
-    struct buf b = {0};
+    struct buf b = {0}, pairs = {0};
     struct out *o = NULL;
     uint32_t align = ALIGN;
     char *zeros = NULL;
@@ -64,39 +85,26 @@ int gguf_write(const char *path, const struct gguf_pair *kv, int n_kv, const str
         if (t[i].type > DT_Q6_K)
             return err_set(err, E_USAGE, "%s: tensor '%s': GGUF has no type %s", path, t[i].name,
                            dtype_info(t[i].type)->name);
-    buf_adds(&b, "GGUF");
-    put32(&b, 3);
-    put64(&b, (uint64_t)n_tensor);
-    put64(&b, (uint64_t)n_kv);
     for (int i = 0; i < n_kv; i++) {
-        put_pair(&b, &kv[i]);
+        gguf_put_pair(&pairs, &kv[i]);
         if (strcmp(kv[i].key, "general.alignment") == 0 && kv[i].type == GGUF_U32)
             memcpy(&align, kv[i].value, sizeof align);
     }
-    size_t offset = 0;
-    for (int i = 0; i < n_tensor; i++) {
-        put_str(&b, t[i].name, strlen(t[i].name));
-        put32(&b, (uint32_t)t[i].rank);
-        for (int k = t[i].rank - 1; k >= 0; k--)
-            put64(&b, (uint64_t)t[i].shape[k]);
-        put32(&b, type_number[t[i].type]);
-        put64(&b, offset);
-        offset += t[i].bytes + padding(t[i].bytes, align);
-    }
+    gguf_put_header(&b, &pairs, (uint64_t)n_kv, t, n_tensor, align);
     zeros = mem_new(align);
-    buf_add(&b, zeros, padding(b.len, align));
     o = out_open(path, err);
     if (!o || out_write(o, b.data, b.len, err))
         goto out;
     for (int i = 0; i < n_tensor; i++)
         if (out_write(o, t[i].data, t[i].bytes, err) ||
-            out_write(o, zeros, padding(t[i].bytes, align), err))
+            out_write(o, zeros, gguf_padding(t[i].bytes, align), err))
             goto out;
     rc = out_commit(o, err);
     o = NULL;
 out:
     out_abort(o);
     free(zeros);
+    buf_free(&pairs);
     buf_free(&b);
     return rc;
 }

@@ -11,7 +11,7 @@
 #include "base/buf.h"
 #include "base/map.h"
 #include "base/mem.h"
-#include "num/quant.h"
+#include "model/recipe.h"
 
 /* ORDER: the last of the model-wide names is N_HEAD. */
 enum name {
@@ -245,10 +245,18 @@ static struct slice whole(enum name name, int rows) {
     return (struct slice){name, ROWS_AT, 0, rows};
 }
 
+/* What readers of GGUF expect to be fused; where there is a file, it decides. */
+static bool gguf_fuses(const struct builder *b, enum name name) {
+    bool phi3 = strcmp(b->c->arch, "phi3") == 0;
+    bool qkv = phi3 || strcmp(b->c->arch, "gpt2") == 0 || strcmp(b->c->arch, "gpt_neox") == 0;
+    return b->gguf && !b->ts && (name == N_QKV ? qkv : phi3);
+}
+
 static void add_attention(struct builder *b, struct layer *l) {
     const struct cfg *c = b->c;
     int q = c->n_head * c->head_dim, kv = c->n_kv_head * c->head_dim, total = q + 2 * kv;
-    bool fused = b->s->name[N_QKV] && (!b->s->name[N_Q] || present(b, N_QKV));
+    bool fused =
+        gguf_fuses(b, N_QKV) || (b->s->name[N_QKV] && (!b->s->name[N_Q] || present(b, N_QKV)));
     struct slice sq = whole(N_Q, q), sk = whole(N_K, kv), sv = whole(N_V, kv);
     if (fused && b->s->per_head) {
         sq = (struct slice){N_QKV, ROWS_PER_HEAD, 0, total};
@@ -276,7 +284,7 @@ static void add_attention(struct builder *b, struct layer *l) {
 static void add_mlp(struct builder *b, struct layer *l) {
     const struct cfg *c = b->c;
     bool fused = c->gated && b->s->name[N_GATE_UP] && (!b->s->name[N_GATE] || !present(b, N_GATE));
-    if (b->gguf && !present(b, N_UP))
+    if (b->gguf && !present(b, N_UP) && !gguf_fuses(b, N_GATE_UP))
         fused = false; /* then gate and up are both reported as missing */
     struct slice gate = whole(N_GATE, c->ffn), up = whole(N_UP, c->ffn);
     if (fused) {
@@ -382,6 +390,8 @@ int plan_resolve(struct plan *p, const struct tensors *ts, struct err *err) {
     for (int i = 0; i < p->n; i++) {
         struct part *part = &p->part[i];
         part->t = tensors_find(ts, part->name);
+        if (part->t && part->t->packed) /* as linear layers have them, also in GPT-2 */
+            part->transposed = false;
         /* The slices of a fused tensor share one report. */
         if (part->base > 0)
             continue;
@@ -412,17 +422,15 @@ int plan_types(struct plan *p, enum dtype want, struct err *err) {
     p->n_fallback = 0;
     for (int i = 0; i < p->n; i++) {
         struct part *part = &p->part[i];
-        enum dtype have = part->t ? part->t->type : DT_F32;
         part->type = DT_F32;
-        if (part->mat && !part->f32)
-            part->type = want == DT_NONE ? have : want;
+        if (part->mat && !part->f32 && want != DT_NONE)
+            part->type = want;
+        else if (part->mat && !part->f32 && part->t)
+            part->type = part->t->type;
         if (part->cols % dtype_info(part->type)->block) {
-            part->type = DT_BF16;
+            part->type = recipe_fit(part->type, part->cols);
             p->n_fallback++;
         }
-        if (part->type != have && !dtype_writable(part->type))
-            return err_set(err, E_USAGE, "weights cannot be converted to %s (can be read only)",
-                           dtype_info(part->type)->name);
         size_t row = dtype_row_bytes(part->type, part->cols), bytes;
         size_t panel = (size_t)dtype_info(part->type)->panel;
         if (!size_mul(row, ((size_t)part->rows + panel - 1) / panel * panel, &bytes) ||

@@ -1,193 +1,304 @@
 /* quantize.c - see quantize.h.
  *
- * The key-values are copied byte for byte, but for general.file_type, which says what most tensors
- * are.  Sizes are known before anything is converted, so the header goes out first and each tensor
- * follows a few rows at a time: memory is bounded by those rows. */
+ * Sizes are known before anything is converted, so a header goes out first and each tensor follows
+ * a few rows at a time (convert.c).  From GGUF to GGUF the key-values are copied byte for byte, but
+ * for general.file_type; from a folder they are made (gguf_meta.c). */
 #include "model/quantize.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/convert.h"
 #include "model/gguf_kv.h"
-#include "num/quant.h"
-
-#define ROOM ((size_t)1 << 20) /* bytes of floats that are converted together, or one row */
-
-static const struct target {
-    enum dtype type;
-    uint32_t number, file_type; /* GGUF's tensor type and general.file_type */
-} targets[] = {{DT_F32, 0, 0}, {DT_F16, 1, 1}, {DT_BF16, 30, 32}, {DT_Q4_0, 2, 2}, {DT_Q8_0, 8, 7}};
-#define N_TARGET (sizeof targets / sizeof *targets)
-
-static const struct target *target_of(enum dtype t) {
-    for (size_t i = 0; i < N_TARGET; i++)
-        if (targets[i].type == t)
-            return &targets[i];
-    return NULL;
-}
+#include "model/packed.h"
+#include "model/recipe.h"
+#include "tok/export.h"
 
 struct job {
-    const char *in, *out;
-    struct gguf *g;
-    struct tensors *ts;
-    struct out *file;
-    enum dtype *type; /* (ts->n) what each tensor becomes */
-    size_t align;
+    const struct quantize_opts *o;
+    struct quantize_report *r;
+    struct conversion c;
+    const struct recipe *recipe; /* of GGUF */
+    enum dtype type;             /* of a folder */
+    size_t done;
 };
 
-static size_t tensor_bytes(const struct tensor *t, enum dtype type) {
-    int64_t rows = 1;
-    for (int k = 0; k + 1 < t->rank; k++)
-        rows *= t->shape[k];
-    return dtype_row_bytes(type, (int)t->shape[t->rank - 1]) * (size_t)rows;
+bool quantize_to_gguf(const char *out) {
+    size_t n = strlen(out);
+    return n > 5 && strcmp(out + n - 5, ".gguf") == 0;
 }
 
-/* Vectors and position embeddings become F32.  The matrix that makes the logits stays at 8 bits
- * where the others get 4: it is the most sensitive, and read once a token like any other. */
-static enum dtype choose(const struct job *j, const struct tensor *t, enum dtype want) {
-    bool tied = !tensors_find(j->ts, "output.weight");
-    bool head = !strcmp(t->name, tied ? "token_embd.weight" : "output.weight");
-    if (t->rank < 2 || !strcmp(t->name, "position_embd.weight"))
+/* -- which type each tensor gets -------------------------------------------------------------- */
+
+static int find_type(struct job *j, struct err *err) {
+    const char *name = j->o->type;
+    if (j->c.gguf) {
+        j->recipe = recipe_find(name);
+        if (!j->recipe)
+            return err_set(err, E_USAGE, "quantize: unknown type '%.40s' of a GGUF file (%s)", name,
+                           recipe_names);
+        j->r->type = j->recipe->name;
+        return 0;
+    }
+    j->type = dtype_parse(name);
+    if (j->type != DT_F32 && j->type != DT_F16 && j->type != DT_BF16 && j->type != DT_INT8 &&
+        j->type != DT_INT4)
+        return err_set(err, E_USAGE,
+                       "quantize: unknown type '%.40s' of a folder (f32, f16, bf16, int8 or int4; "
+                       "a name in .gguf makes a GGUF file)",
+                       name);
+    j->r->type = dtype_info(j->type)->name;
+    return 0;
+}
+
+static bool has_head(const struct conversion *c) {
+    for (int i = 0; i < c->n_target; i++)
+        if (strcmp(c->target[i].t.name, "output.weight") == 0)
+            return true;
+    return false;
+}
+
+static enum dtype type_in_folder(const struct job *j, const struct target *t) {
+    if (!t->cols || j->c.out.part[t->part[0]].f32)
         return DT_F32;
-    if (t->shape[t->rank - 1] % dtype_info(want)->block)
-        return DT_BF16;
-    return want == DT_Q4_0 && head ? DT_Q8_0 : want;
+    return recipe_fit(j->type, t->cols);
 }
 
-static int plan(struct job *j, enum dtype want, struct quantize_report *r, struct err *err) {
-    j->type = mem_array((size_t)j->ts->n, sizeof *j->type);
-    for (int i = 0; i < j->ts->n; i++) {
-        const struct tensor *t = &j->ts->t[i];
-        if (t->type == DT_NONE || t->rank < 1)
-            return err_set(err, E_FORMAT, "%s: tensor '%s': type %s cannot be converted", j->in,
-                           t->name, t->type_name);
-        j->type[i] = choose(j, t, want);
-        r->n_tensor++;
-        r->n_kept += t->rank > 1 && j->type[i] == DT_BF16 && want != DT_BF16;
-        r->from_bytes += t->bytes;
-        r->to_bytes += tensor_bytes(t, j->type[i]);
+static int choose_types(struct job *j, struct err *err) {
+    struct conversion *c = &j->c;
+    int n_packed = 0;
+    enum dtype want = c->gguf ? j->recipe->type : j->type;
+    struct recipe_tensor rt = {.tied = !has_head(c), .n_layer = c->cfg.n_layer};
+    for (int i = 0; i < c->n_target; i++) {
+        struct target *t = &c->target[i];
+        rt.name = t->t.name;
+        rt.rank = t->cols ? 2 : 1;
+        rt.cols = t->cols;
+        target_set_type(t, c->gguf ? recipe_type(j->recipe, &rt) : type_in_folder(j, t));
+        j->r->n_kept += t->t.type != DT_F32 && t->cols % dtype_info(want)->block != 0;
+        j->r->to_bytes += t->t.bytes;
+        n_packed += t->t.type == want;
     }
+    if (!c->gguf && n_packed == 0)
+        return err_set(err, E_USAGE, "%s: no matrix has rows that fill blocks of %s (%d columns)",
+                       j->o->in, j->r->type, dtype_info(want)->block);
+    j->r->n_tensor = c->n_target;
+    for (int i = 0; i < c->from.ts->n; i++)
+        j->r->from_bytes += c->from.ts->t[i].bytes;
     return 0;
 }
 
-static size_t padding(size_t at, size_t align) {
-    return (align - at % align) % align;
+/* -- writing ---------------------------------------------------------------------------------- */
+
+static int to_file(void *ud, const void *p, size_t n, struct err *err) {
+    return out_write(ud, p, n, err);
 }
 
-static void put(struct buf *b, uint64_t v, int bytes) {
-    buf_add(b, &v, (size_t)bytes); /* the host is little endian, as the file */
-}
-
-/* Everything before the data; the layout is drawn in gguf.c. */
-static int put_header(struct job *j, struct buf *b, uint32_t file_type, struct err *err) {
-    struct gguf_value v;
-    size_t n, at = 0;
-    uint64_t n_kv;
-    int64_t align = 32;
-    const char *raw = gguf_raw(j->g, &n, &n_kv);
-    if (gguf_int(j->g, "general.alignment", 1, 65536, &align, err))
-        return -1;
-    j->align = (size_t)align;
-    buf_adds(b, "GGUF");
-    put(b, 3, 4);
-    put(b, (uint64_t)j->ts->n, 8);
-    put(b, n_kv, 8);
-    size_t kv_at = b->len;
-    buf_add(b, raw, n);
-    if (gguf_find(j->g, "general.file_type", &v) && v.type == GGUF_U32)
-        memcpy(b->data + kv_at + ((const char *)v.data - raw), &file_type, sizeof file_type);
-    for (int i = 0; i < j->ts->n; i++) {
-        const struct tensor *t = &j->ts->t[i];
-        put(b, strlen(t->name), 8);
-        buf_adds(b, t->name);
-        put(b, (uint64_t)t->rank, 4);
-        for (int k = t->rank - 1; k >= 0; k--)
-            put(b, (uint64_t)t->shape[k], 8);
-        put(b, target_of(j->type[i])->number, 4);
-        put(b, at, 8);
-        size_t bytes = tensor_bytes(t, j->type[i]);
-        at += bytes + padding(bytes, j->align);
-    }
-    while (b->len % j->align)
-        buf_addc(b, 0);
-    return 0;
-}
-
-/* Rows of one tensor, converted through float in pieces; raw holds a row at an aligned address. */
-static int write_tensor(struct job *j, int i, struct err *err) {
-    const struct tensor *t = &j->ts->t[i];
+/* All tensors to a file that has its header, each padded to the alignment. */
+static int write_tensors(struct job *j, struct out *file, size_t align, struct err *err) {
     static const char zeros[65536];
-    int cols = (int)t->shape[t->rank - 1];
-    size_t from = dtype_row_bytes(t->type, cols), to = dtype_row_bytes(j->type[i], cols);
-    size_t rows = from ? t->bytes / from : 0, room = ROOM / ((size_t)cols * sizeof(float));
-    room = room < 1 ? 1 : room < rows ? room : rows;
-    float *f = mem_array((size_t)cols, sizeof *f);
-    char *raw = mem_new(from), *dst = mem_new(room * to);
-    int rc = -1;
-    for (size_t r = 0; r < rows; r += room) {
-        size_t n = rows - r < room ? rows - r : room;
-        for (size_t k = 0; k < n; k++) {
-            memcpy(t->type == j->type[i] ? dst + k * to : raw,
-                   (const char *)t->data + (r + k) * from, from);
-            if (t->type == j->type[i])
-                continue;
-            row_to_f32(t->type, raw, f, cols);
-            row_from_f32(j->type[i], f, dst + k * to, cols);
-        }
-        if (out_write(j->file, dst, n * to, err))
-            goto out;
+    const struct sink sink = {to_file, file};
+    for (int i = 0; i < j->c.n_target; i++) {
+        const struct target *t = &j->c.target[i];
+        if (target_write(&j->c, t, &sink, err) ||
+            out_write(file, zeros, gguf_padding(t->t.bytes, align), err))
+            return -1;
+        j->done += t->t.bytes;
+        if (j->o->progress)
+            j->o->progress(j->o->ud, j->done, j->r->to_bytes);
     }
-    rc = out_write(j->file, zeros, padding(rows * to, j->align), err);
-out:
-    free(f);
-    free(raw);
-    free(dst);
+    return 0;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static int gguf_pairs(struct job *j, struct buf *kv, uint64_t *n, int64_t *align, struct err *err) {
+    uint32_t file_type = j->recipe->file_type;
+    struct tok *tok = NULL;
+    if (j->c.from.gguf) {
+        *n = gguf_copy_pairs(j->c.from.gguf, file_type, kv);
+        return gguf_int(j->c.from.gguf, "general.alignment", 1, 65536, align, err);
+    }
+    if (source_tok(&j->c.from, &tok, err))
+        return -1;
+    char *name = mem_strdup(j->o->in);
+    while (strlen(name) > 1 && name[strlen(name) - 1] == '/')
+        name[strlen(name) - 1] = 0;
+    struct gguf_meta m = {
+        .cfg = &j->c.cfg, .tok = tok, .name = base_name(name), .file_type = file_type};
+    int rc = gguf_put_meta(kv, n, &m, err);
+    free(name);
+    tok_free(tok);
     return rc;
 }
 
-int quantize_gguf(const struct quantize_opts *o, struct quantize_report *r, struct err *err) {
-    struct job j = {.in = o->in, .out = o->out};
-    struct buf header = {0};
-    struct cfg c;
-    size_t done = 0;
+static int write_gguf(struct job *j, struct err *err) {
+    struct buf kv = {0}, header = {0};
+    struct out *file = NULL;
+    struct tensor *t = mem_array((size_t)j->c.n_target, sizeof *t);
+    uint64_t n_kv = 0;
+    int64_t align = 32;
     int rc = -1;
-    *r = (struct quantize_report){0};
-    if (!target_of(o->type))
-        return err_set(err, E_USAGE,
-                       "quantize: %s cannot be written to GGUF (f32, f16, bf16, q8_0 "
-                       "and q4_0 can)",
-                       dtype_info(o->type)->name);
-    if (!(j.g = gguf_open(o->in, err)) || gguf_cfg(j.g, &c, err))
+    for (int i = 0; i < j->c.n_target; i++)
+        t[i] = j->c.target[i].t;
+    if (gguf_pairs(j, &kv, &n_kv, &align, err))
         goto out;
-    j.ts = gguf_tensors(j.g);
-    if (j.ts->n_file > 1) {
-        err_set(err, E_USAGE, "%s: a set of %d files: join it first", o->in, j.ts->n_file);
-        goto out;
-    }
-    if (plan(&j, o->type, r, err) || put_header(&j, &header, target_of(o->type)->file_type, err))
-        goto out;
-    if (!o->out) {
+    gguf_put_header(&header, &kv, n_kv, t, j->c.n_target, (size_t)align);
+    if (j->o->dry) {
         rc = 0;
         goto out;
     }
-    if (!(j.file = out_open(o->out, err)) || out_write(j.file, header.data, header.len, err))
+    if (!(file = out_open(j->o->out, err)) || out_write(file, header.data, header.len, err) ||
+        write_tensors(j, file, (size_t)align, err))
         goto out;
-    for (int i = 0; i < j.ts->n; i++) {
-        if (write_tensor(&j, i, err))
-            goto out;
-        done += j.ts->t[i].bytes;
-        if (o->progress)
-            o->progress(o->ud, done, r->from_bytes);
-    }
-    rc = out_commit(j.file, err);
-    j.file = NULL;
+    rc = out_commit(file, err);
+    file = NULL;
 out:
-    out_abort(j.file);
-    free(j.type);
+    out_abort(file);
+    free(t);
+    buf_free(&kv);
     buf_free(&header);
-    gguf_close(j.g);
+    return rc;
+}
+
+/* -- a folder --------------------------------------------------------------------------------- */
+
+/* What is copied from folder to folder. */
+static const char *const beside[] = {
+    "generation_config.json",  "tokenizer.json",     "tokenizer.model",
+    "tokenizer_config.json",   "vocab.json",         "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",  "chat_template.jinja",
+    "chat_template.json",      "tokenizer.model.v3", NULL};
+
+/* config.json: the source's own where there is one, so that keys we do not know survive. */
+static json_t *folder_config(const struct job *j, const struct tensor *t, struct err *err) {
+    static const char *const torch[] = {
+        [DT_F32] = "float32", [DT_F16] = "float16", [DT_BF16] = "bfloat16"};
+    json_t *config = NULL;
+    if (j->c.from.gguf) {
+        config = cfg_to_hf(&j->c.cfg);
+    } else {
+        char *path = path_join(j->o->in, "config.json");
+        config = json_file(path, (size_t)16 << 20, err);
+        free(path);
+        if (!config)
+            return NULL;
+    }
+    bool packed = j->type == DT_INT8 || j->type == DT_INT4;
+    json_object_del(config, "quantization_config");
+    json_object_set_new(config, "torch_dtype", json_string(torch[packed ? DT_BF16 : j->type]));
+    if (packed)
+        json_object_set_new(config, "quantization_config",
+                            packed_config(j->type, t, j->c.n_target));
+    return config;
+}
+
+static int write_generation(const struct job *j, const char *dir, struct err *err) {
+    json_t *config = cfg_to_hf(&j->c.cfg), *gen = json_object();
+    json_object_set(gen, "bos_token_id", json_object_get(config, "bos_token_id"));
+    json_object_set(gen, "eos_token_id", json_object_get(config, "eos_token_id"));
+    json_decref(config);
+    return json_write(dir, "generation_config.json", gen, 2, err);
+}
+
+static int write_beside(const struct job *j, const char *dir, struct err *err) {
+    struct tok *tok = NULL;
+    for (int i = 0; beside[i] && !j->c.from.gguf; i++)
+        if (file_copy(j->o->in, beside[i], dir, err))
+            return -1;
+    if (!j->c.from.gguf)
+        return 0;
+    if (write_generation(j, dir, err) || source_tok(&j->c.from, &tok, err))
+        return -1;
+    int rc = tok ? tok_write(tok, dir, err) : 0;
+    tok_free(tok);
+    return rc;
+}
+
+static int write_safetensors(struct job *j, const char *dir, const struct tensor *t,
+                             struct err *err) {
+    struct tensor *file = mem_array((size_t)j->c.n_target * PACKED_TENSORS, sizeof *file);
+    bool *made = mem_array((size_t)j->c.n_target * PACKED_TENSORS, sizeof *made);
+    int n = 0, rc = -1;
+    for (int i = 0; i < j->c.n_target; i++) {
+        bool packed = t[i].type == DT_INT8 || t[i].type == DT_INT4;
+        int k = packed ? packed_tensors(&t[i], file + n) : 1;
+        if (!packed)
+            file[n] = t[i];
+        for (; k > 0; k--)
+            made[n++] = packed;
+    }
+    char *path = path_join(dir, "model.safetensors");
+    struct out *out = out_open(path, err);
+    if (!out || safetensors_header(out, file, n, err) || write_tensors(j, out, 1, err))
+        goto out;
+    rc = out_commit(out, err);
+    out = NULL;
+out:
+    out_abort(out);
+    for (int i = 0; i < n; i++)
+        if (made[i])
+            free((char *)file[i].name);
+    free(made);
+    free(file);
+    free(path);
+    return rc;
+}
+
+static bool is_absent_or_empty(const char *dir) {
+    bool empty = false;
+    return !file_exists(dir) || (file_is_dir(dir) && !dir_make(dir, &empty, NULL) && empty);
+}
+
+static int write_folder(struct job *j, struct err *err) {
+    struct tensor *t = mem_array((size_t)j->c.n_target, sizeof *t);
+    char *tmp = NULL;
+    int rc = -1;
+    for (int i = 0; i < j->c.n_target; i++)
+        t[i] = j->c.target[i].t;
+    json_t *config = folder_config(j, t, err);
+    if (!config)
+        goto out;
+    if (j->o->dry) {
+        rc = 0;
+        goto out;
+    }
+    if (!is_absent_or_empty(j->o->out)) {
+        err_set(err, E_USAGE, "%s: exists and is not an empty folder", j->o->out);
+        goto out;
+    }
+    if (!(tmp = dir_begin(j->o->out, err)) ||
+        json_write(tmp, "config.json", json_incref(config), 2, err) || write_beside(j, tmp, err) ||
+        write_safetensors(j, tmp, t, err))
+        goto out;
+    rc = dir_commit(tmp, j->o->out, err);
+out:
+    if (rc)
+        dir_abort(tmp);
+    free(tmp);
+    free(t);
+    json_decref(config);
+    return rc;
+}
+
+int quantize(const struct quantize_opts *o, struct quantize_report *r, struct err *err) {
+    struct job j = {.o = o, .r = r, .c = {.gguf = quantize_to_gguf(o->out)}};
+    *r = (struct quantize_report){0};
+    if (find_type(&j, err))
+        return -1;
+    int rc = conversion_open(&j.c, o->in, j.c.gguf, err);
+    if (!rc)
+        rc = choose_types(&j, err);
+    if (!rc)
+        rc = j.c.gguf ? write_gguf(&j, err) : write_folder(&j, err);
+    conversion_close(&j.c);
     return rc;
 }

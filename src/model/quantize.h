@@ -1,4 +1,5 @@
-/* quantize.h - a GGUF file to another whose matrices have another type. */
+/* quantize.h - a model file to another, of another type or layout: GGUF to GGUF, a Hugging Face
+ * folder to GGUF, GGUF or a folder to a folder. */
 #ifndef MODEL_QUANTIZE_H
 #define MODEL_QUANTIZE_H
 
@@ -8,19 +9,25 @@
 #include "num/mat.h"
 
 struct quantize_opts {
-    const char *in, *out; /* out NULL: only compute the report */
-    enum dtype type;      /* F32, F16, BF16, Q8_0 or Q4_0 */
+    const char *in;   /* a folder or a .gguf file                                              */
+    const char *out;  /* ends in .gguf, or is the folder to make: absent, or empty             */
+    const char *type; /* of GGUF: recipe_names in recipe.h; of a folder: f32, f16, bf16, int8 or
+                       * int4 */
+    bool dry;         /* only compute the report */
     void (*progress)(void *ud, size_t done, size_t total); /* or NULL */
     void *ud;
 };
 struct quantize_report {
-    int n_tensor, n_kept; /* kept: matrices whose rows do not fill blocks, written as BF16 */
+    const char *type;     /* as it is spelt */
+    int n_tensor, n_kept; /* kept: matrices whose rows do not fill blocks, in another type */
     size_t from_bytes, to_bytes;
 };
 
-/* Vectors and position embeddings become F32; with Q4_0 the head (or the embedding it is tied to)
- * becomes Q8_0.  Written atomically, in memory for a few rows.  A source that is quantised already
- * is converted from the values it holds. */
-int quantize_gguf(const struct quantize_opts *o, struct quantize_report *r, struct err *err);
+/* Vectors and position embeddings become F32; docs/formats.md says which matrices get other types
+ * than the one asked for.  Written atomically, in memory for a few rows on each thread and the
+ * scales of one matrix.  A source that is quantised already is converted from the values it holds;
+ * rows that have the type already are copied. */
+int quantize(const struct quantize_opts *o, struct quantize_report *r, struct err *err);
+bool quantize_to_gguf(const char *out); /* by its name */
 
 #endif

@@ -276,6 +276,7 @@ void tensors_close(struct tensors *ts) {
     map_free(ts->by_name);
     free(ts->t);
     free(ts->names);
+    free(ts->packed);
     free(ts->path);
     for (int i = 0; i < ts->n_file; i++)
         file_close(&ts->file[i]);
@@ -411,9 +412,11 @@ int safetensors_open_dir(struct tensors *ts, const char *dir, struct err *err) {
     return rc;
 }
 
-static const char *st_name(enum dtype type) {
+static const char *st_name(const struct tensor *t) {
+    if (t->type == DT_NONE)
+        return t->type_name;
     for (size_t i = 0; i < sizeof st_types / sizeof *st_types; i++)
-        if (st_types[i].type == type)
+        if (st_types[i].type == t->type)
             return st_types[i].name;
     return NULL;
 }
@@ -426,7 +429,7 @@ static void put_header(struct buf *b, const struct tensor *t, int n) {
         json_t *shape = json_array();
         for (int k = 0; k < t[i].rank; k++)
             json_array_append_new(shape, json_integer(t[i].shape[k]));
-        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", st_name(t[i].type), "shape", shape,
+        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", st_name(&t[i]), "shape", shape,
                                   "data_offsets", (json_int_t)at, (json_int_t)(at + t[i].bytes));
         assert(entry && !json_object_get(j, t[i].name));
         json_object_set_new(j, t[i].name, entry);
@@ -443,16 +446,21 @@ static void put_header(struct buf *b, const struct tensor *t, int n) {
     json_decref(j);
 }
 
-int safetensors_write(const char *path, const struct tensor *t, int n, struct err *err) {
+int safetensors_header(struct out *o, const struct tensor *t, int n, struct err *err) {
     struct buf header = {0};
+    put_header(&header, t, n);
+    int rc = out_write(o, header.data, header.len, err);
+    buf_free(&header);
+    return rc;
+}
+
+int safetensors_write(const char *path, const struct tensor *t, int n, struct err *err) {
     struct out *o = out_open(path, err);
     if (!o)
         return -1;
-    put_header(&header, t, n);
-    int rc = out_write(o, header.data, header.len, err);
+    int rc = safetensors_header(o, t, n, err);
     for (int i = 0; i < n && rc == 0; i++)
         rc = out_write(o, t[i].data, t[i].bytes, err);
-    buf_free(&header);
     if (rc) {
         out_abort(o);
         return -1;

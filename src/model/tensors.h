@@ -22,6 +22,7 @@ struct tensor {
     int64_t shape[TENSOR_MAX_RANK]; /* outermost first (GGUF's order is reversed on reading) */
     const void *data;        /* borrowed until tensors_close; any alignment */
     size_t bytes;
+    const struct packed *packed; /* NULL, or how rows are put together (packed.h); then data is too */
 };
 
 struct tensors {
@@ -33,6 +34,7 @@ struct tensors {
     struct file *file;
     int n_file;
     char *names;             /* arena of the names */
+    struct packed *packed;   /* what tensors point to */
 };
 
 /* Hugging Face folder: model.safetensors, or model.safetensors.index.json and its shards. */
@@ -47,7 +49,10 @@ void tensors_close(struct tensors *ts); /* accepts zeroed */
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* or NULL */
 
 /* Writes one .safetensors file atomically; n tensors in the order given (name, type, rank,
- * shape, data and bytes are read; F32, F16 and BF16 only). */
+ * shape, data and bytes are read; F32, F16 and BF16, or DT_NONE and type_name). */
+struct out;
+/* Only what comes before the data; that of the tensors follows, in their order, without gaps. */
+int safetensors_header(struct out *o, const struct tensor *t, int n, struct err *err);
 int safetensors_write(const char *path, const struct tensor *t, int n, struct err *err);
 
 #endif

@@ -16,115 +16,16 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "model/gguf.h"
-#include "model/plan.h"
+#include "model/source.h"
 #include "num/panel.h"
 #include "num/quant.h"
-
-#define MAX_CONFIG (16 << 20) /* bytes of config.json and generation_config.json */
 
 struct model_store {
     void *arena; /* mem_pages */
     size_t bytes;
 };
 
-/* An opened model file: a Hugging Face folder or a GGUF file. */
-struct source {
-    const char *path; /* borrowed */
-    struct gguf *gguf;
-    struct tensors own, *ts; /* ts = &own for a folder */
-    struct cfg cfg;
-    float temp, top_p;
-    int top_k;
-};
-
-static void source_close(struct source *s) {
-    tensors_close(&s->own);
-    gguf_close(s->gguf);
-}
-
-/* generation_config.json beside config.json; a folder may lack it. */
-static int read_generation(struct source *s, struct err *err) {
-    char *path = path_join(s->path, "generation_config.json");
-    double temp = -1, top_p = -1;
-    int64_t top_k = -1;
-    int rc = 0;
-    json_t *j = NULL;
-    if (file_exists(path)) {
-        rc = -1;
-        j = json_file(path, MAX_CONFIG, err);
-        if (j && !json_get_real(j, path, "temperature", 0, 100, &temp, err) &&
-            !json_get_real(j, path, "top_p", 0, 1, &top_p, err) &&
-            !json_get_int(j, path, "top_k", 0, 1 << 24, &top_k, err))
-            rc = cfg_generation(&s->cfg, j, path, err);
-    }
-    s->temp = (float)temp;
-    s->top_p = (float)top_p;
-    s->top_k = (int)top_k;
-    json_decref(j);
-    free(path);
-    return rc;
-}
-
-static int open_folder(struct source *s, struct err *err) {
-    char *path = path_join(s->path, "config.json");
-    json_t *j = json_file(path, MAX_CONFIG, err);
-    int rc = -1;
-    if (j && !cfg_from_hf(&s->cfg, j, path, err) && !read_generation(s, err) &&
-        !safetensors_open_dir(&s->own, s->path, err)) {
-        s->ts = &s->own;
-        rc = 0;
-    }
-    json_decref(j);
-    free(path);
-    return rc;
-}
-
-static int open_gguf(struct source *s, struct err *err) {
-    s->gguf = gguf_open(s->path, err);
-    if (!s->gguf || gguf_cfg(s->gguf, &s->cfg, err))
-        return -1;
-    s->ts = gguf_tensors(s->gguf);
-    return 0;
-}
-
-static int source_open(struct source *s, const char *path, struct err *err) {
-    *s = (struct source){.path = path, .temp = -1, .top_p = -1, .top_k = -1};
-    int rc = file_is_dir(path) ? open_folder(s, err) : open_gguf(s, err);
-    if (rc)
-        source_close(s);
-    return rc;
-}
-
-/* *tok stays NULL where the source has none.  Every piece must have an embedding. */
-static int source_tok(const struct source *s, struct tok **tok, struct err *err) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
-    bool any = s->gguf != NULL;
-    *tok = NULL;
-    for (int i = 0; i < 3 && !any; i++) {
-        char *p = path_join(s->path, files[i]);
-        any = file_exists(p);
-        free(p);
-    }
-    if (!any)
-        return 0;
-    struct tok *t = s->gguf ? gguf_tok(s->gguf, err) : tok_open(s->path, err);
-    if (!t)
-        return -1;
-    for (int32_t id = s->cfg.vocab; id < tok_size(t); id++) {
-        size_t len;
-        if (!tok_piece(t, id, &len))
-            continue;
-        err_set(err, E_FORMAT, "%s: token %d of the tokenizer has no embedding (vocab_size %d)",
-                s->path, (int)id, s->cfg.vocab);
-        tok_free(t);
-        return -1;
-    }
-    *tok = t;
-    return 0;
-}
-
-#define LANES PANEL /* rows of a transposed matrix read together: a cache line of F32 */
+#define LANES SOURCE_ROWS
 
 /* One thread's buffers, sized for the widest part. */
 struct scratch {
@@ -140,16 +41,12 @@ struct job {
     char *arena;
 };
 
+/* A stored row in another type. */
 static void convert(enum dtype from, const void *src, enum dtype to, void *dst, int n,
                     struct scratch *s) {
-    size_t bytes = dtype_row_bytes(from, n);
     if (from == to) {
-        memcpy(dst, src, bytes);
+        memcpy(dst, src, dtype_row_bytes(from, n));
         return;
-    }
-    if ((uintptr_t)src % 4) {
-        memcpy(s->raw, src, bytes);
-        src = s->raw;
     }
     if (to == DT_F32) {
         row_to_f32(from, src, dst, n);
@@ -179,44 +76,21 @@ static void row_end(const struct part *p, char *dst, int r, struct scratch *s) {
 }
 
 static void load_rows(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
-    size_t from = dtype_row_bytes(p->t->type, p->cols);
     for (int r = lo; r < hi; r++) {
-        convert(p->t->type, (const char *)p->t->data + (size_t)plan_source_row(p, r) * from,
-                p->type, row_begin(p, dst, r, s), p->cols, s);
+        convert(p->t->type, source_row(p, r, s->raw), p->type, row_begin(p, dst, r, s), p->cols, s);
         row_end(p, dst, r, s);
     }
 }
 
-/* The file has (cols, t_rows): LANES neighbours of each of its rows become a column of ours. */
 static void load_transposed(const struct part *p, char *dst, int lo, int hi, struct scratch *s) {
-    enum dtype from = p->t->type;
-    size_t elem = dtype_row_bytes(from, 1);
     for (int r = lo; r < hi; r += LANES) {
         int n = hi - r < LANES ? hi - r : LANES;
-        for (int c = 0; c < p->cols; c++) {
-            float lane[LANES];
-            size_t at = (size_t)c * (size_t)p->t_rows + (size_t)(p->base + r);
-            memcpy(s->raw, (const char *)p->t->data + at * elem, (size_t)n * elem);
-            row_to_f32(from, s->raw, lane, n);
-            for (int k = 0; k < n; k++)
-                s->f[(size_t)k * (size_t)p->cols + (size_t)c] = lane[k];
-        }
+        source_floats(p, r, n, s->f, s->raw);
         for (int k = 0; k < n; k++) {
             row_from_f32(p->type, s->f + (size_t)k * (size_t)p->cols, row_begin(p, dst, r + k, s),
                          p->cols);
             row_end(p, dst, r + k, s);
         }
-    }
-}
-
-static void load_vec(const struct part *p, float *dst, struct scratch *s) {
-    enum dtype from = p->t->type;
-    size_t elem = dtype_row_bytes(from, 1);
-    for (int r = 0; r < p->rows; r++) {
-        memcpy(s->raw, (const char *)p->t->data + (size_t)plan_source_row(p, r) * elem, elem);
-        row_to_f32(from, s->raw, &dst[r], 1);
-        if (p->plus_one)
-            dst[r] += 1;
     }
 }
 
@@ -228,7 +102,7 @@ static void load(void *arg, int id, int n) {
         int lo, hi;
         pool_split(p->rows, LANES, id, n, &lo, &hi); /* panels stay whole */
         if (p->vec && i % n == id)
-            load_vec(p, (float *)dst, &j->scratch[id]);
+            source_vec(p, (float *)dst);
         else if (p->mat && p->transposed)
             load_transposed(p, dst, lo, hi, &j->scratch[id]);
         else if (p->mat)
@@ -342,7 +216,8 @@ static struct model *model_new(const struct cfg *c, const char *path) {
 
 static void note_fallback(const struct plan *p, const char *path, enum dtype want) {
     if (p->n_fallback)
-        log_info("%s: %d matrices whose rows do not fill blocks of %d are kept as bf16, not %s",
+        log_info("%s: %d matrices whose rows do not fill blocks of %d are kept in another type, "
+                 "not %s",
                  path, p->n_fallback, dtype_info(want)->block, dtype_info(want)->name);
 }
 
@@ -352,7 +227,7 @@ static void note_unused(const struct plan *p, const struct tensors *ts) {
     for (int i = 0; i < p->n; i++)
         used[p->part[i].t - ts->t] = true;
     for (int i = 0; i < ts->n; i++)
-        n += !used[i];
+        n += !used[i] && strcmp(ts->t[i].name, "rope_freqs.weight") != 0; /* is in cfg */
     if (n)
         log_info("%s: %d of %d tensors are not needed and ignored", ts->path, n, ts->n);
     free(used);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "num/quant.h"
+#include "num/search.h"
 
 #define BLOCK 32 /* columns of INT4 with one scale */
 #define BLOCK_BYTES 18
@@ -123,17 +124,6 @@ void mat_row_to_f32(const struct mat *m, int i, float *dst) {
  * --------------------------------------------------------------------------------
  */
 
-/* 1/d, and 0 where that is no use (quant.c has the same rule). */
-static float inverse(float d) {
-    float id = 1 / d;
-    return isfinite(id) ? id : 0;
-}
-
-/* Nearest integer, ties to even, for |v| < 2^22. */
-static float nearest(float v) {
-    return (v + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: the sum has no room for a fraction */
-}
-
 /* Square error of n values (a multiple of 4) in steps of d; four sums, so that
  * compilers may use vectors and the result is the same bits whether they do or
  * not. */
@@ -141,7 +131,7 @@ static float step_error(const float *x, int n, float d) {
     float id = 1 / d, sum[4] = {0};
     for (int i = 0; i < n; i += 4)
         for (int k = 0; k < 4; k++) {
-            float e = x[i + k] - d * nearest(x[i + k] * id);
+            float e = x[i + k] - d * search_nearest(x[i + k] * id);
             sum[k] += e * e;
         }
     return sum[0] + sum[1] + sum[2] + sum[3];
@@ -173,7 +163,7 @@ static void write_group(const float *x, uint8_t *to, int n) {
     for (int i = 0; i < n; i++)
         if (!isfinite(x[i]))
             max = NAN; /* the group reads as NaN */
-    float d = best_step(x, n, max), id = inverse(d);
+    float d = best_step(x, n, max), id = search_inverse(d);
     memcpy(to, &d, 4);
     for (int i = 0; i < n; i++)
         q[i] = (int8_t)(id != 0 ? lrintf(x[i] * id) : 0);
@@ -186,78 +176,15 @@ void int8_write(const float *x, void *row, int n) {
         write_group(x + i, to, n - i < group ? n - i : group);
 }
 
-static float clamp4(float q) {
-    q = q < -8 ? -8 : q;
-    return q > 7 ? 7 : q;
-}
-
-struct fit {    /* of x ~ d q with the integers of one trial scale */
-    float gain; /* by how much the weighted square error is less than with d = 0 */
-    float d;    /* the d that minimises it */
-};
-
-/* Weighted least squares: d = sum(w x q) / sum(w q^2).  Eight sums each, so
- * that compilers may use vectors and the result is the same bits whether they
- * do or not. */
-static struct fit fit_scale(const float *x, const float *w, float id) {
-    float xq[8] = {0}, qq[8] = {0}, sum_xq = 0, sum_qq = 0;
-    for (int i = 0; i < BLOCK; i += 8)
-        for (int k = 0; k < 8; k++) {
-            float q = clamp4(nearest(x[i + k] * id)), wq = w[i + k] * q;
-            xq[k] += wq * x[i + k];
-            qq[k] += wq * q;
-        }
-    for (int k = 0; k < 8; k++) {
-        sum_xq += xq[k];
-        sum_qq += qq[k];
-    }
-    if (!(sum_qq > 0))
-        return (struct fit){0, 0};
-    return (struct fit){sum_xq * sum_xq / sum_qq, sum_xq / sum_qq};
-}
-
-/* The scale of a block.  Trials send the element of largest magnitude to -9.2
- * .. -6.8 (beyond -8 it is cut, which may pay) or to 6.4 .. 8; each is then
- * fitted.  Weights sqrt(mean(x^2) + x^2) count large elements somewhat more, as
- * activations are not equally large everywhere; both rules were chosen by
- * perplexity (docs/formats.md). */
-static float best_scale(const float *x) {
-    static const float trial[] = {-9.2f, -8.8f, -8.4f, -8.0f, -7.6f, -7.2f,
-                                  -6.8f, 6.4f,  6.8f,  7.2f,  7.6f,  8.0f};
-    float ext = 0, unit[BLOCK], w[BLOCK], mean = 0;
-    for (int i = 0; i < BLOCK; i++) {
-        if (!isfinite(x[i]))
-            return NAN;
-        if (fabsf(x[i]) > fabsf(ext))
-            ext = x[i];
-    }
-    float inv = inverse(ext);
-    if (inv == 0)
-        return 0;
-    for (int i = 0; i < BLOCK; i++) {
-        unit[i] = x[i] * inv; /* within -1 .. 1: nothing below can overflow */
-        mean += unit[i] * unit[i] / BLOCK;
-    }
-    for (int i = 0; i < BLOCK; i++)
-        w[i] = sqrtf(mean + unit[i] * unit[i]);
-    struct fit best = {0, -1.0f / 8};
-    for (size_t k = 0; k < sizeof trial / sizeof *trial; k++) {
-        struct fit f = fit_scale(unit, w, trial[k]);
-        if (f.gain > best.gain)
-            best = f;
-    }
-    return best.d * ext;
-}
-
 void int4_write(const float *x, void *row, int n) {
     uint8_t *p = row;
     for (int b = 0; b < n / BLOCK; b++, x += BLOCK, p += BLOCK_BYTES) {
         uint8_t u[BLOCK];
-        uint16_t h = f16_from_f32(best_scale(x));
-        float id = inverse(f16_to_f32(h));
+        uint16_t h = f16_from_f32(search_scale(x, BLOCK, 8));
+        float id = search_inverse(f16_to_f32(h));
         memcpy(p, &h, 2);
-        for (int i = 0; i < BLOCK; i++) /* an id of a denormal scale may overflow: clamp4 first */
-            u[i] = (uint8_t)(id != 0 ? (int)nearest(clamp4(x[i] * id)) + 8 : 8);
+        for (int i = 0; i < BLOCK; i++) /* an id of a denormal scale may overflow: cut first */
+            u[i] = (uint8_t)(id != 0 ? (int)search_nearest(search_clamp(x[i] * id, -8, 7)) + 8 : 8);
         for (int i = 0; i < BLOCK / 2; i++)
             p[2 + i] = (uint8_t)(u[i] | u[i + BLOCK / 2] << 4);
     }

@@ -9,6 +9,7 @@
 
 #include "num/block.h"
 #include "num/panel.h"
+#include "num/search.h"
 
 static uint16_t get_u16(const uint8_t *p) {
     return (uint16_t)(p[0] | p[1] << 8);
@@ -206,34 +207,15 @@ void row_to_f32(enum dtype t, const void *src, float *dst, int n) {
 
 /* -- writing blocks ---------------------------------------------------------------------------- */
 
-/* The element of largest magnitude, with its sign; NaN if any element is not finite. */
-static float extreme(const float *x) {
-    float ext = 0;
-    for (int i = 0; i < 32; i++) {
-        if (!isfinite(x[i]))
-            return NAN;
-        if (fabsf(x[i]) > fabsf(ext))
-            ext = x[i];
-    }
-    return ext;
-}
-
-/* 1/d, and 0 where that is no use: d is 0, too small to invert, or NaN (the block then reads as
- * NaN, whatever its integers are). */
-static float inverse(float d) {
-    float id = 1 / d;
-    return isfinite(id) ? id : 0;
-}
-
 static void write_q8_0(const float *x, uint8_t *p) {
-    float d = fabsf(extreme(x)) / 127, id = inverse(d);
+    float d = fabsf(search_extreme(x, 32)) / 127, id = search_inverse(d);
     put_f16(p, d);
     for (int i = 0; i < 32; i++)
         p[2 + i] = (uint8_t)(int8_t)(id != 0 ? roundf(x[i] * id) : 0);
 }
 
 static void write_q4_0(const float *x, uint8_t *p) {
-    float d = extreme(x) / -8, id = inverse(d);
+    float d = search_extreme(x, 32) / -8, id = search_inverse(d);
     uint8_t u[32];
     put_f16(p, d);
     for (int i = 0; i < 32; i++) {
@@ -244,14 +226,8 @@ static void write_q4_0(const float *x, uint8_t *p) {
         p[2 + i] = (uint8_t)(u[i] | u[i + 16] << 4);
 }
 
-bool dtype_writable(enum dtype t) {
-    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_Q8_0 || t == DT_Q4_0 ||
-           t == DT_INT8 || t == DT_INT4;
-}
-
 void row_from_f32(enum dtype t, const float *src, void *dst, int n) {
     uint8_t *p = dst;
-    assert(dtype_writable(t));
     switch (t) {
     case DT_F32:
         memcpy(dst, src, (size_t)n * 4);
@@ -276,8 +252,29 @@ void row_from_f32(enum dtype t, const float *src, void *dst, int n) {
         for (int b = 0; b < n / 32; b++)
             write_q8_0(src + 32 * b, p + 34 * (size_t)b);
         break;
-    default:
+    case DT_Q4_0:
         for (int b = 0; b < n / 32; b++)
             write_q4_0(src + 32 * b, p + 18 * (size_t)b);
+        break;
+    case DT_Q4_1:
+        q41_write(src, dst, n);
+        break;
+    case DT_Q5_0:
+        q50_write(src, dst, n);
+        break;
+    case DT_Q5_1:
+        q51_write(src, dst, n);
+        break;
+    case DT_Q4_K:
+        q4k_write(src, dst, n);
+        break;
+    case DT_Q5_K:
+        q5k_write(src, dst, n);
+        break;
+    case DT_Q6_K:
+        q6k_write(src, dst, n);
+        break;
+    default:
+        assert(!"a type");
     }
 }

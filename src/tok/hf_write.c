@@ -90,7 +90,7 @@ static json_t *model_json(const struct hf_spec *s, const struct bpe_merges *m) {
                      "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
 }
 
-static json_t *byte_level(bool prefix, bool regex) {
+json_t *hf_byte_level(bool prefix, bool regex) {
     return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", prefix,
                      "trim_offsets", 1, "use_regex", regex);
 }
@@ -98,27 +98,31 @@ static json_t *byte_level(bool prefix, bool regex) {
 static json_t *pre_json(enum words_pre pre) {
     const struct pre llama3 = {.type = PRE_LLAMA3, .digits = 3};
     if (pre == WORDS_GPT2)
-        return byte_level(false, true);
+        return hf_byte_level(false, true);
     return json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, o]}", "type", "Sequence", "pretokenizers",
                      "type", "Split", "pattern", "Regex", pre_pattern(&llama3), "behavior",
-                     "Isolated", "invert", 0, byte_level(false, false));
+                     "Isolated", "invert", 0, hf_byte_level(false, false));
+}
+
+json_t *hf_bos_template(const char *bos, int id) {
+    return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}],"
+                     " s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}],"
+                     " s:{s:{s:s, s:[i], s:[s]}}}",
+                     "type", "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id",
+                     0, "Sequence", "id", "A", "type_id", 0, "pair", "SpecialToken", "id", bos,
+                     "type_id", 0, "Sequence", "id", "A", "type_id", 0, "SpecialToken", "id", bos,
+                     "type_id", 1, "Sequence", "id", "B", "type_id", 1, "special_tokens", bos, "id",
+                     bos, "ids", id, "tokens", bos);
 }
 
 /* BOS in front of each text, where asked for; ByteLevel only trims offsets. */
 static json_t *post_json(const struct hf_spec *s) {
     int id = 0;
     if (!s->add_bos)
-        return byte_level(true, true);
+        return hf_byte_level(true, true);
     while (strcmp(s->special[id], s->bos) != 0)
         id++;
-    return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}],"
-                     " s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}],"
-                     " s:{s:{s:s, s:[i], s:[s]}}}",
-                     "type", "TemplateProcessing", "single", "SpecialToken", "id", s->bos,
-                     "type_id", 0, "Sequence", "id", "A", "type_id", 0, "pair", "SpecialToken",
-                     "id", s->bos, "type_id", 0, "Sequence", "id", "A", "type_id", 0,
-                     "SpecialToken", "id", s->bos, "type_id", 1, "Sequence", "id", "B", "type_id",
-                     1, "special_tokens", s->bos, "id", s->bos, "ids", id, "tokens", s->bos);
+    return hf_bos_template(s->bos, id);
 }
 
 static json_t *tokenizer_json(const struct hf_spec *s, const struct bpe_merges *m) {
@@ -130,7 +134,7 @@ static json_t *tokenizer_json(const struct hf_spec *s, const struct bpe_merges *
     return json_pack("{s:s, s:n, s:n, s:o, s:n, s:o, s:o, s:o, s:o}", "version", "1.0",
                      "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer",
                      pre_json(s->pre), "post_processor", post_json(s), "decoder",
-                     byte_level(true, true), "model", model_json(s, m));
+                     hf_byte_level(true, true), "model", model_json(s, m));
 }
 
 static json_t *config_json(const struct hf_spec *s) {

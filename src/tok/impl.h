@@ -19,6 +19,7 @@
 
 #include <stdatomic.h>
 
+#include "base/json.h"
 #include "base/map.h"
 #include "tok/tok.h"
 
@@ -251,5 +252,10 @@ int spm_squeezes(const char *path, const void *data, size_t n, bool *out, struct
 /* hf.c */
 struct tok *hf_parse(const char *path, const void *data, size_t n,
                      struct err *err); /* tokenizer.json bytes */
+
+/* hf_write.c: parts of a tokenizer.json.  ByteLevel, which splits words where `regex`; a
+ * post_processor that puts BOS in front. */
+json_t *hf_byte_level(bool prefix, bool regex);
+json_t *hf_bos_template(const char *bos, int id);
 
 #endif

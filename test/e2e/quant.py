@@ -56,7 +56,7 @@ def logits(model, *flags):
 @claim
 def a_written_type_gives_the_bits_of_the_same_type_converted_in_memory():
     source = data("gguf", "llama-k256.BF16.gguf")
-    for dtype in ["q8_0", "f16", "bf16", "f32"]:
+    for dtype in ["q8_0", "f16", "bf16", "f32", "q4_k", "q5_k", "q6_k"]:
         out = tmp(f"made.{dtype}.gguf")
         r = pumice("quantize", source, out, dtype.upper(), "--json").json
         size = os.path.getsize(out)
@@ -90,14 +90,16 @@ def a_dry_run_tells_the_sizes_and_writes_nothing():
 def what_cannot_be_quantised_is_refused_by_name():
     source = data("gguf", "llama-k256.BF16.gguf")
     refuses(2, "unknown type 'q9'", "quantize", source, tmp("no.gguf"), "q9")
-    refuses(2, "q6_k", "quantize", source, tmp("no.gguf"), "q6_k")
-    refuses(2, "give IN.gguf", "quantize", source)
-    refuses(2, "one file", "quantize", source, source, "q8_0", "--force")
-    refuses(2, "folder", "quantize", made(), tmp("no.gguf"), "q8_0")
+    refuses(2, "unknown type 'q6_k' of a folder", "quantize", source, tmp("no-folder"), "q6_k")
+    refuses(2, "unknown type 'int8' of a GGUF file", "quantize", source, tmp("no.gguf"), "int8")
+    refuses(2, "give IN, OUT", "quantize", source)
+    refuses(2, "are one", "quantize", source, source, "q8_0", "--force")
     refuses(2, "exists", "quantize", source, write_text("there.gguf", "x"), "q8_0")
     refuses(3, "short.gguf", "quantize", write_text("short.gguf", "GGUF"), tmp("no.gguf"), "q8_0")
     refuses(4, "no-such-folder", "quantize", source, tmp("no-such-folder/x.gguf"), "q8_0")
-    assert not os.path.exists(tmp("no.gguf"))
+    refuses(2, "not an empty folder", "quantize", source, made(), "bf16", "--force")
+    refuses(4, "nothing-here", "quantize", tmp("nothing-here"), tmp("no.gguf"), "bf16")
+    assert not os.path.exists(tmp("no.gguf")) and not os.path.exists(tmp("no-folder"))
 
 
 main()

@@ -18,28 +18,17 @@ static float x[MAX_TOK * MAX_COLS], wf[4][MAX_ROWS * MAX_COLS];
 static unsigned char wq[4][(MAX_ROWS + PANEL) * MAX_COLS * 4], rows_of[MAX_ROWS * MAX_COLS * 2];
 static float bias[MAX_ROWS];
 
-/* Types that can be written are quantised from normal weights; of the others, random bytes with
- * ordinary scales are as good.  wf[i] holds what they mean. */
+/* Quantised from normal weights; wf[i] holds what they mean. */
 static struct mat weights(struct rng *r, int i, enum dtype t, int rows, int cols) {
     struct mat m = {t, rows, cols, wq[i]};
-    size_t row = dtype_row_bytes(t, cols), block = (size_t)dtype_info(t)->bytes;
+    size_t row = dtype_row_bytes(t, cols);
     for (int j = 0; j < rows; j++) {
         bool panels = dtype_info(t)->panel > 1;
         unsigned char *p = (panels ? rows_of : wq[i]) + (size_t)j * row;
         float *f = wf[i] + j * cols;
         for (int k = 0; k < cols; k++)
             f[k] = 0.02f * rng_normal(r);
-        if (dtype_writable(t)) {
-            row_from_f32(t, f, p, cols);
-        } else {
-            for (size_t b = 0; b < row; b++)
-                p[b] = (unsigned char)rng_below(r, 256);
-            for (size_t b = 0; b < row; b += block) {
-                p[b + (t == DT_Q6_K ? 209 : 1)] = 0x0c;
-                if (t != DT_Q5_0 && t != DT_Q6_K)
-                    p[b + 3] = 0x8c;
-            }
-        }
+        row_from_f32(t, f, p, cols);
         row_to_f32(t, p, f, cols);
         if (panels && (j % PANEL == PANEL - 1 || j == rows - 1))
             panel_pack(t, rows_of + (size_t)(j / PANEL * PANEL) * row, j % PANEL + 1, cols,

@@ -17,18 +17,14 @@ static void normal(struct rng *r, float *x, int n, float size) {
         x[i] = size * (float)rng_normal(r);
 }
 
-/* Row forms of a whole matrix, and the matrix in panels.  Any bytes are weights of a type that
- * cannot be written. */
+/* Row forms of a whole matrix, and the matrix in panels. */
 static struct mat make(struct rng *r, enum dtype t, int rows, int cols, unsigned char *row_form) {
     static unsigned char panels[(MAX_ROWS + PANEL) * MAX_COLS * 2];
     float x[MAX_COLS];
     size_t ld = dtype_row_bytes(t, cols);
     for (int i = 0; i < rows; i++) {
         normal(r, x, cols, 0.1f);
-        if (dtype_writable(t))
-            row_from_f32(t, x, row_form + (size_t)i * ld, cols);
-        for (size_t b = 0; b < ld && !dtype_writable(t); b++)
-            row_form[(size_t)i * ld + b] = (unsigned char)rng_below(r, 256);
+        row_from_f32(t, x, row_form + (size_t)i * ld, cols);
     }
     memset(panels, 0xee, sizeof panels);
     for (int i = 0; i < rows; i += PANEL)

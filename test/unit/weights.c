@@ -378,14 +378,23 @@ static void only_float_types_can_be_written(void **state) {
     small_cfg(&c, "llama");
     assert_int_equal(model_init(dir, &c, 1, DT_Q8_0, &err), -1);
     assert_int_equal(err.code, E_USAGE);
-    err = (struct err){0};
-    c.head_dim = 32;
-    c.rope_dim = 32;
-    c.dim = 256;
-    c.ffn = 256;
-    assert_null(model_random(&c, 1, &(struct model_opts){DT_Q6_K, pool, true}, &err));
-    assert_int_equal(err.code, E_USAGE);
-    assert_non_null(strstr(err.msg, "q6_k"));
+}
+
+/* 64 columns do not fill a block of 256: then the type of 32 that is next in size. */
+static void random_weights_come_in_every_type(void **state) {
+    (void)state;
+    struct cfg c;
+    struct err err = {0};
+    small_cfg(&c, "llama");
+    for (c.dim = 64; c.dim <= 256; c.dim *= 4)
+        for (enum dtype t = 0; t < DT_COUNT; t++) {
+            struct model *m = model_random(&c, 1, &(struct model_opts){t, pool, true}, &err);
+            assert_non_null(m);
+            enum dtype got = m->layer[0].wq.type;
+            assert_int_equal(got == t, c.dim % dtype_info(t)->block == 0);
+            assert_true(got == t || dtype_info(got)->block == 32);
+            model_close(m);
+        }
 }
 
 /* --- GGUF ------------------------------------------------------------------------------------ */
@@ -720,6 +729,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(fused_tensors_have_the_layout_of_their_family, temp_dir,
                                         remove_dir),
         cmocka_unit_test_setup_teardown(only_float_types_can_be_written, temp_dir, remove_dir),
+        cmocka_unit_test(random_weights_come_in_every_type),
         cmocka_unit_test_setup_teardown(wrong_shapes_are_reported_all_at_once, temp_dir,
                                         remove_dir),
         cmocka_unit_test_setup_teardown(a_weight_of_integers_is_refused_an_unused_one_ignored,
