@@ -48,7 +48,7 @@ void plan_free(struct plan *p);
 int plan_resolve(struct plan *p, const struct tensors *ts, struct err *err);
 
 /* Chooses the type of each array and lays them out, 64-byte aligned.  DT_NONE keeps a resolved
- * tensor's type.  E_USAGE if a type would have to be written that only can be read. */
+ * tensor's type. */
 int plan_types(struct plan *p, enum dtype want, struct err *err);
 
 /* Writes an arena that is laid out by the plan as one .safetensors file, atomically: slices are
