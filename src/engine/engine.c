@@ -13,8 +13,8 @@
 #include "base/mem.h"
 #include "engine/impl.h"
 
-/* Prompts are cut where the rows of a step fill tiles of this many, the most that products take at
- * once. */
+/* Prompts are cut where the rows of a step are a multiple of this: products handle 4 to 16 tokens
+ * together, and a few more cost as much as all of them. */
 #define TILE 16
 
 /* -- open and close ---------------------------------------------------------------------------- */
