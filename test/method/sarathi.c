@@ -16,6 +16,7 @@ static void assert_close(double a, double b, double tolerance) {
 struct memory {
     struct sarathi_seq *seq;
     int n_seq, held[64], free, group, preempted[64], n_preempted;
+    int found; /* tokens of whoever is admitted that a cache holds */
 };
 
 static bool take(struct memory *m, int i) {
@@ -28,7 +29,8 @@ static bool take(struct memory *m, int i) {
 }
 
 static int on_admit(void *ud, int i) {
-    return take(ud, i) ? 0 : -1;
+    const struct memory *m = ud;
+    return take(ud, i) ? m->found : -1;
 }
 
 static bool on_grow(void *ud, int i) {
@@ -77,6 +79,14 @@ static void decodes_come_first_and_prompts_share_the_rest_in_order(void **state)
     assert_close(p.load.square, 20 * 90.0 + 30 * 15.0 + 12 * 6.0, 1e-9);
 }
 
+static void what_a_cache_holds_is_not_computed_again(void **state) {
+    (void)state;
+    struct sarathi_seq seq = {.n_ids = 60};
+    struct memory m = {&seq, 1, {0}, 99, 16, {0}, 0, 50};
+    assert_int_equal(plan(&usual, &m).n_tok, 10);
+    assert_int_equal(seq.n_kv, 50);
+}
+
 static void a_chunk_ends_where_the_rows_of_the_step_fill_tiles(void **state) {
     (void)state;
     struct sarathi_opts o = usual;
@@ -95,7 +105,7 @@ static void the_latest_is_preempted_and_nobody_is_admitted_then(void **state) {
                                 {.n_ids = 40, .n_kv = 16, .running = true},
                                 {.n_ids = 9, .n_kv = 8, .running = true},
                                 {.n_ids = 1}};
-    struct memory m = {seq, 4, {1, 3, 1}, 0, 16, {0}, 0};
+    struct memory m = {seq, 4, {1, 3, 3}, 0, 16, {0}, 0};
     struct sarathi_plan p = plan(&usual, &m);
     assert_int_equal(p.preempted, 1);
     assert_int_equal(m.preempted[0], 2);
@@ -259,14 +269,14 @@ static void the_time_of_a_step_is_learnt_in_spite_of_outliers(void **state) {
         for (int i = 0; i < 400; i++) {
             struct sarathi_load x = random_load(&r, i % 2);
             double t = sarathi_time(&machine, &x) * exp(0.02 * (double)rng_normal(&r));
-            sarathi_learn(&f, &x, i % 25 == 7 ? 6 * t : t); /* someone else had the processor */
+            sarathi_learn(&f, &x, rng_below(&r, 4) ? t : 2 * t); /* a neighbour computes */
         }
         assert_true(f.ready);
         for (int i = 0; i < 50; i++) {
             struct sarathi_load x = random_load(&r, i % 2);
             assert_close(sarathi_time(&f.cost, &x) / sarathi_time(&machine, &x), 1, 0.06);
         }
-        assert_close(f.slack, 1.03, 0.05);
+        assert_close(f.slack, 2.03, 0.1);
     }
 }
 
@@ -441,6 +451,7 @@ static void a_trace_that_cannot_run_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_come_first_and_prompts_share_the_rest_in_order),
+        cmocka_unit_test(what_a_cache_holds_is_not_computed_again),
         cmocka_unit_test(a_chunk_ends_where_the_rows_of_the_step_fill_tiles),
         cmocka_unit_test(the_latest_is_preempted_and_nobody_is_admitted_then),
         cmocka_unit_test(a_sequence_alone_with_all_memory_is_stuck_not_preempted_for_ever),
