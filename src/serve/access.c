@@ -55,13 +55,32 @@ int keys_file(struct keys *k, const char *path, struct err *err) {
     return rc;
 }
 
-bool keys_match(const struct keys *k, const char *key) {
+static uint64_t number_of(const unsigned char *hash) {
+    uint64_t v;
+    memcpy(&v, hash, sizeof v);
+    return v ? v : 1;
+}
+
+bool keys_match(const struct keys *k, const char *key, uint64_t *tenant) {
     unsigned char hash[SHA256_DIGEST_LENGTH];
     int same = 0;
     SHA256((const unsigned char *)key, strlen(key), hash);
     for (int i = 0; i < k->n; i++)
         same |= CRYPTO_memcmp(hash, k->hash[i], sizeof hash) == 0;
+    *tenant = number_of(hash);
     return same;
+}
+
+uint64_t tenant_salt(uint64_t tenant, const char *salt) {
+    unsigned char hash[SHA256_DIGEST_LENGTH];
+    struct buf b = {0};
+    if (!salt)
+        return tenant;
+    buf_add(&b, &tenant, sizeof tenant);
+    buf_adds(&b, salt);
+    SHA256((const unsigned char *)b.data, b.len, hash);
+    buf_free(&b);
+    return number_of(hash);
 }
 
 /* The part of "name:port" or "[addr]:port" in front of the port. */

@@ -3,6 +3,7 @@
 #define SERVE_ACCESS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/err.h"
 
@@ -15,8 +16,11 @@ void keys_free(struct keys *k);
 int keys_add(struct keys *k, const char *key, struct err *err);
 int keys_file(struct keys *k, const char *path, struct err *err);
 int keys_count(const struct keys *k);
-/* The time does not depend on which byte differs, nor on which key matches. */
-bool keys_match(const struct keys *k, const char *key);
+/* The time does not depend on which byte differs, nor on which key matches.  *tenant becomes a
+ * number of the key's own, never 0. */
+bool keys_match(const struct keys *k, const char *key, uint64_t *tenant);
+/* What keeps the cached prompts of different tenants and salts apart; 0 for neither (0, NULL). */
+uint64_t tenant_salt(uint64_t tenant, const char *salt);
 
 /* Whether a Host header's value names this machine by a name that no foreign DNS can give it:
  * localhost, *.localhost, a loopback address, our own host name.  Guards a server on a loopback

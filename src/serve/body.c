@@ -67,7 +67,7 @@ int check_fits(const struct server *s, int n_prompt, const struct params *p, str
 
 /* A text so long that it hardly fits is tried on its beginning: tokens seldom have more than
  * `MOST` bytes, and what follows a space changes no token in front of it. */
-static int try_beginning(const struct server *s, const char *text, size_t n, struct fault *f) {
+int check_length(const struct server *s, const char *text, size_t n, struct fault *f) {
     enum { MOST = 32 };
     size_t cut = (size_t)s->n_ctx * MOST;
     struct ids ids = {0};
@@ -76,8 +76,7 @@ static int try_beginning(const struct server *s, const char *text, size_t n, str
         return 0;
     while (cut > 1 && text[cut] != ' ' && text[cut] != '\n')
         cut--;
-    if (cut > 1 && !tok_encode(s->m->tok, text, cut, false, &ids, NULL) &&
-        ids.n > (size_t)s->n_ctx)
+    if (cut > 1 && !tok_encode(s->m->tok, text, cut, false, &ids, NULL) && ids.n > (size_t)s->n_ctx)
         rc = too_long(s, (int)ids.n, "at least ", f);
     ids_free(&ids);
     return rc;
@@ -86,7 +85,7 @@ static int try_beginning(const struct server *s, const char *text, size_t n, str
 int encode_text(const struct server *s, const char *text, size_t n, bool special, struct ids *out,
                 struct fault *f) {
     struct err err = {0};
-    if (try_beginning(s, text, n, f))
+    if (check_length(s, text, n, f))
         return -1;
     if (tok_encode(s->m->tok, text, n, special, out, &err))
         return fault_set(f, 400, "tokenizer_limit", NULL, "%s", err.msg);

@@ -58,8 +58,9 @@ static int read_stop_ids(struct call *c, struct fault *f) {
                     &c->stop_id[c->n_stop_id++], f))
             return -1;
     if (c->at == AT_CHAT)
-        c->n_stop_id += chat_stops(c->server->family, c->server->m->tok, c->stop_id + c->n_stop_id,
-                                   (int)(sizeof c->stop_id / sizeof c->stop_id[0]) - c->n_stop_id);
+        c->n_stop_id +=
+            prompter_stops(c->server->prompter, c->stop_id + c->n_stop_id,
+                           (int)(sizeof c->stop_id / sizeof c->stop_id[0]) - c->n_stop_id);
     return 0;
 }
 
@@ -129,8 +130,6 @@ static int check_support(struct call *c, struct fault *f) {
     if (type && strcmp(json_string_value(type), "text"))
         return fault_set(f, 501, "not_supported", "response_format",
                          "response_format: only text is supported");
-    if (json_array_size(p->tools))
-        return fault_set(f, 501, "not_supported", "tools", "tools are not supported");
     return 0;
 }
 
@@ -242,6 +241,7 @@ static int max_new(const struct call *c) {
 }
 
 static void make_choices(struct call *c) {
+    uint64_t salt = tenant_salt(http_tenant(c->x), c->p.cache_salt);
     c->n_choice = c->n_prompt * (int)c->p.n;
     c->choice = mem_array((size_t)c->n_choice, sizeof *c->choice);
     for (int i = 0; i < c->n_choice; i++) {
@@ -256,6 +256,8 @@ static void make_choices(struct call *c) {
         k->task.r = (struct req){.ids = c->prompt[k->prompt].id,
                                  .n = (int)c->prompt[k->prompt].n,
                                  .max_new = max_new(c),
+                                 .min_new = (int)c->p.min_tokens,
+                                 .cache_salt = salt,
                                  .sampling = sampling_of(c, i % (int)c->p.n),
                                  .stop = c->stop,
                                  .n_stop = c->n_stop,
@@ -278,8 +280,7 @@ struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, s
     snprintf(c->id, sizeof c->id, "%s-%s", at == AT_CHAT ? "chatcmpl" : "cmpl", http_id(x));
     if (!(c->body = body_params(x, at, &c->p, f)) || check_model(s, c->p.model, f) ||
         check_support(c, f) || read_logprobs(c, f) || read_stop(c, f) || read_stop_ids(c, f) ||
-        read_bias(c, f) ||
-        option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
+        read_bias(c, f) || option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
         option_bool(c->p.stream_options, "continuous_usage_stats", &c->usage_each, f) ||
         (at == AT_CHAT ? read_messages(c, f) : read_prompts(c, f))) {
         call_free(c);

@@ -3,7 +3,8 @@
  * Hang-ups come from an epoll of our own that holds the same sockets as libmicrohttpd's, asked for
  * EPOLLRDHUP only.  An event names a descriptor, which may have been closed and given to another
  * connection meanwhile: what counts is poll() on it under the lock.  A client that half-closes
- * counts as gone, as with nginx. */
+ * while its answer is made counts as gone, as with nginx.  One that does so before its request is
+ * whole is cut off soon: libmicrohttpd misses an end that arrives together with data. */
 #include "serve/guard.h"
 
 #include <errno.h>
@@ -18,10 +19,10 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { TICK_MS = 50 };
+enum { TICK_MS = 50, HUNG_MS = 1000 };
 
 struct conn {
-    bool open, registered; /* registered: in the epoll */
+    bool open, hung; /* hung: the client sends nothing more */
     enum conn_state state;
     int64_t since, due; /* clock_us: begin of the state, its deadline (0 = none) */
     struct watch watch;
@@ -54,13 +55,33 @@ static void give_up(struct conn *c, int fd) {
         c->watch.left(c->watch.ud);
 }
 
+static int64_t due(const struct guard *g, const struct conn *c, int64_t bytes) {
+    int64_t ms = c->state == CONN_HEAD   ? g->o.header_ms
+                 : c->state == CONN_IDLE ? g->o.idle_ms
+                 : c->state == CONN_BODY ? g->o.body_ms + bytes * 1000 / 1024
+                                         : g->o.write_ms + bytes * 1000 / 1024;
+    if (c->hung && c->state != CONN_WRITE && ms > HUNG_MS)
+        ms = HUNG_MS;
+    return c->since + ms * 1000;
+}
+
+static void on_hang_up(struct guard *g, int fd) {
+    struct conn *c = conn_of(g, fd);
+    if (!c || !has_left(fd))
+        return;
+    c->hung = true;
+    if (c->state == CONN_RUN)
+        c->watch.left(c->watch.ud);
+    else if (c->state != CONN_WRITE)
+        c->due = clock_us() + HUNG_MS * 1000;
+}
+
 static void check_deadlines(struct guard *g, int64_t now) {
     for (int fd = 0; fd < g->n; fd++) {
         struct conn *c = conn_of(g, fd);
         if (!c)
             continue;
-        if ((c->due && now > c->due) ||
-            (c->state == CONN_RUN && !c->watch.tick(c->watch.ud, now)))
+        if ((c->due && now > c->due) || (c->state == CONN_RUN && !c->watch.tick(c->watch.ud, now)))
             give_up(c, fd);
     }
 }
@@ -73,11 +94,8 @@ static void *run(void *arg) {
         int n = epoll_wait(g->epoll, ev, 64, TICK_MS);
         int64_t now = clock_us();
         pthread_mutex_lock(&g->lock);
-        for (int i = 0; i < n; i++) {
-            struct conn *c = conn_of(g, ev[i].data.fd);
-            if (c && c->state == CONN_RUN && has_left(ev[i].data.fd))
-                c->watch.left(c->watch.ud);
-        }
+        for (int i = 0; i < n; i++)
+            on_hang_up(g, ev[i].data.fd);
         if (now >= next) {
             check_deadlines(g, now);
             next = now + TICK_MS * 1000;
@@ -118,12 +136,10 @@ void guard_close(struct guard *g) {
     free(g);
 }
 
-static int64_t due(const struct guard *g, const struct conn *c, int64_t bytes) {
-    int64_t ms = c->state == CONN_HEAD   ? g->o.header_ms
-                 : c->state == CONN_IDLE ? g->o.idle_ms
-                 : c->state == CONN_BODY ? g->o.body_ms + bytes * 1000 / 1024
-                                         : g->o.write_ms + bytes * 1000 / 1024;
-    return c->since + ms * 1000;
+/* One shot: armed anew for each request, and silent between them. */
+static void arm(struct guard *g, int fd, int op) {
+    struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.fd = fd};
+    epoll_ctl(g->epoll, op, fd, &ev);
 }
 
 void guard_add(struct guard *g, int fd) {
@@ -137,6 +153,7 @@ void guard_add(struct guard *g, int fd) {
     struct conn *c = &g->conn[fd];
     *c = (struct conn){.open = true, .since = clock_us()};
     c->due = due(g, c, 0);
+    arm(g, fd, EPOLL_CTL_ADD);
     g->n_open++;
     pthread_mutex_unlock(&g->lock);
 }
@@ -168,13 +185,10 @@ void guard_run(struct guard *g, int fd, const struct watch *w) {
     pthread_mutex_lock(&g->lock);
     struct conn *c = conn_of(g, fd);
     if (c) {
-        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.fd = fd};
         c->state = CONN_RUN;
         c->due = 0;
         c->watch = *w;
-        /* One shot: armed anew for each request, and silent between them. */
-        epoll_ctl(g->epoll, c->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &ev);
-        c->registered = true;
+        arm(g, fd, EPOLL_CTL_MOD);
     }
     pthread_mutex_unlock(&g->lock);
 }

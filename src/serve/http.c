@@ -48,6 +48,7 @@ struct exchange {
     char origin[256]; /* that may read the answer; "" = none */
     struct buf body;
     size_t received;
+    uint64_t tenant;
     const struct route *route;
     bool begun, dispatched, drop_body, close;
 
@@ -69,7 +70,7 @@ struct exchange {
     size_t out_at;
     bool streaming, finished;
 
-    atomic_int refs; /* libmicrohttpd's, and those of http_hold */
+    atomic_int refs;      /* libmicrohttpd's, and those of http_hold */
     pthread_mutex_t lock; /* protects all below */
     bool suspended, news, left, ping;
     int64_t asked_us, gave_us; /* when libmicrohttpd last asked for data, and got some */
@@ -197,6 +198,10 @@ const char *http_body(const struct exchange *x, size_t *n) {
 
 const char *http_id(const struct exchange *x) {
     return x->id;
+}
+
+uint64_t http_tenant(const struct exchange *x) {
+    return x->tenant;
 }
 
 bool http_draining(const struct exchange *x) {
@@ -386,13 +391,14 @@ static const struct route *find_route(struct exchange *x, struct fault *f) {
     return NULL;
 }
 
-static bool has_key(const struct http *h, const struct request_head *head) {
+static bool has_key(struct exchange *x, const struct request_head *head) {
+    const struct keys *keys = x->http->o.keys;
     const char *bearer = head->authorization;
-    if (!keys_count(h->o.keys))
+    if (!keys_count(keys))
         return true;
-    if (bearer && !strncasecmp(bearer, "Bearer ", 7) && keys_match(h->o.keys, bearer + 7))
+    if (bearer && !strncasecmp(bearer, "Bearer ", 7) && keys_match(keys, bearer + 7, &x->tenant))
         return true;
-    return head->api_key && keys_match(h->o.keys, head->api_key);
+    return head->api_key && keys_match(keys, head->api_key, &x->tenant);
 }
 
 /* Host, Origin and key.  -1 with a fault for whoever may not ask. */
@@ -400,8 +406,7 @@ static int check_access(struct exchange *x, const struct request_head *head, str
     struct http *h = x->http;
     if (h->loopback && head->host && !host_is_local(head->host)) {
         h->stats.refused_host++;
-        return fault_set(f, 403, "host_not_allowed", NULL,
-                         "the Host header names another machine");
+        return fault_set(f, 403, "host_not_allowed", NULL, "the Host header names another machine");
     }
     if (head->origin) {
         if (!origin_allowed(head->origin, head->host, h->o.cors))
@@ -413,7 +418,7 @@ static int check_access(struct exchange *x, const struct request_head *head, str
         return 0;
     if (!(x->route = find_route(x, f)) && f->status == 405)
         return -1;
-    if (!(x->route && x->route->open) && !has_key(h, head)) {
+    if (!(x->route && x->route->open) && !has_key(x, head)) {
         h->stats.unauthorized++;
         *f = (struct fault){0};
         return fault_set(f, 401, "invalid_api_key", NULL, "Invalid API Key");
@@ -457,9 +462,9 @@ static bool begin(struct exchange *x, const char *url, const char *method, const
     else
         snprintf(x->id, sizeof x->id, "req-%016llx", (unsigned long long)rng_u64(&h->rng));
     if (!broken && h->stats.connections > h->o.max_connections)
-        broken = fault_set(&f, 503, "too_many_connections", NULL,
-                           "the server holds %d connections and takes no more",
-                           h->o.max_connections);
+        broken =
+            fault_set(&f, 503, "too_many_connections", NULL,
+                      "the server holds %d connections and takes no more", h->o.max_connections);
     if (!broken && !check_access(x, &head, &f) && !check_body(x, &head, &f)) {
         if (!strcmp(x->method, "OPTIONS"))
             preflight(x);

@@ -56,6 +56,7 @@ void http_close(struct http *h); /* all jobs must have ended */
 const char *http_path(const struct exchange *x);
 const char *http_body(const struct exchange *x, size_t *n);
 const char *http_id(const struct exchange *x); /* x-request-id, the client's or ours */
+uint64_t http_tenant(const struct exchange *x); /* of the API key; 0 = no key was needed */
 bool http_draining(const struct exchange *x);
 
 /* Takes over body's memory and leaves it empty. */

@@ -5,13 +5,14 @@
 #include "serve/fault.h"
 #include "serve/params.h"
 #include "serve/server.h"
+#include "tok/prompt.h"
 
 struct server {
     struct server_opts o;
     const struct model *m;
     struct loop *loop;
     struct http *http;
-    enum chat_format family;
+    struct prompter *prompter;
     int n_ctx;
     time_t started;
     char name[128], fingerprint[64];
@@ -45,9 +46,14 @@ int check_model(const struct server *s, const char *name, struct fault *f);
 /* The ids of a text; 400 exceed_context_size_error as soon as they are certain not to fit. */
 int encode_text(const struct server *s, const char *text, size_t n, bool special, struct ids *out,
                 struct fault *f);
+/* The refusal alone, for texts that are encoded elsewhere. */
+int check_length(const struct server *s, const char *text, size_t n, struct fault *f);
 int check_fits(const struct server *s, int n_prompt, const struct params *p, struct fault *f);
 
-/* The ids of p's messages (conv.c); *continues: the answer goes on with the last message's text. */
+/* p's messages for the model's template (conv.c); *continues: the answer goes on with a text, and
+ * its leading space counts. */
+int conv_ask(const struct server *s, const struct params *p, struct ask *ask, bool *continues,
+             struct fault *f);
 int conv_encode(const struct server *s, const struct params *p, struct ids *out, bool *continues,
                 struct fault *f);
 

@@ -48,23 +48,25 @@ static json_t *sampling_json(const struct server *s) {
                      "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p,
                      "repetition_penalty", (double)p->repeat_penalty, "repeat_last_n",
                      p->repeat_last_n, "presence_penalty", (double)p->presence_penalty,
-                     "frequency_penalty", (double)p->frequency_penalty, "max_tokens",
-                     s->o.max_new);
+                     "frequency_penalty", (double)p->frequency_penalty, "max_tokens", s->o.max_new);
 }
 
 void route_props(struct exchange *x, void *app) {
     struct server *s = app;
     struct loop_stats st;
-    const char *template = tok_chat_template(s->m->tok);
+    const struct kv_stats *kv = &st.engine.kv;
     loop_stats(s->loop, &st);
     reply_json(
-        x, json_pack("{s:s,s:s,s:o,s:i,s:i,s:i,s:i,s:s,s:b,s:s*,s:{s:I,s:I}}", "build_info",
-                     s->fingerprint, "model_alias", s->name, "default_generation_settings",
-                     sampling_json(s), "n_ctx", s->n_ctx, "total_slots", s->o.n_slot, "max_queue",
-                     s->o.max_queue, "max_n", s->o.max_n, "chat_format", chat_name(s->family),
-                     "template_fallback", s->family == CHAT_NONE, "chat_template", template,
-                     "kv_bytes", "reserved", (json_int_t)st.kv_reserved, "held",
-                     (json_int_t)st.kv_held));
+        x, json_pack("{s:s,s:s,s:o,s:i,s:i,s:i,s:i,s:s,s:b,s:s?,s:s?,s:s,s:{s:I,s:I,s:I,s:I}}",
+                     "build_info", s->fingerprint, "model_alias", s->name,
+                     "default_generation_settings", sampling_json(s), "n_ctx", s->n_ctx,
+                     "total_slots", s->o.n_slot, "max_queue", s->o.max_queue, "max_n", s->o.max_n,
+                     "chat_format", prompter_name(s->prompter), "template_fallback",
+                     prompter_problem(s->prompter) != NULL, "template_problem",
+                     prompter_problem(s->prompter), "chat_template", tok_chat_template(s->m->tok),
+                     "kv_layout", kv->layout == KV_FLAT ? "flat" : "virtual", "kv_bytes", "held",
+                     (json_int_t)kv->held_bytes, "live", (json_int_t)kv->live_bytes, "reserved",
+                     (json_int_t)kv->pool_bytes, "static", (json_int_t)kv->static_bytes));
 }
 
 /* Counts only: never what was asked or answered. */
@@ -75,9 +77,9 @@ void route_slots(struct exchange *x, void *app) {
     int n = loop_slots(s->loop, slot, MOST);
     json_t *list = json_array();
     for (int i = 0; i < n; i++)
-        json_array_append_new(
-            list, json_pack("{s:i,s:b,s:i,s:i,s:f}", "id", i, "is_processing", !slot[i].waiting,
-                            "n_prompt", slot[i].n_prompt, "n_decoded", slot[i].n_out,
-                            "age_seconds", (double)slot[i].age_us / 1e6));
+        json_array_append_new(list, json_pack("{s:i,s:b,s:i,s:i,s:f}", "id", i, "is_processing",
+                                              !slot[i].waiting, "n_prompt", slot[i].n_prompt,
+                                              "n_decoded", slot[i].n_out, "age_seconds",
+                                              (double)slot[i].age_us / 1e6));
     reply_json(x, list);
 }

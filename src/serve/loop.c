@@ -19,6 +19,7 @@ struct loop {
     struct engine *e;
     struct loop_opts o;
     pthread_t thread;
+    int64_t published_us; /* the thread's own */
     pthread_mutex_t lock; /* protects all below */
     pthread_cond_t news;
     struct task *inbox, **inbox_tail;
@@ -122,8 +123,7 @@ static void finish(struct task *k, const struct usage *u) {
     if (u->err)
         k->err = *u->err;
     k->usage.err = NULL;
-    k->queue_us = (k->first_us ? k->first_us : now) - k->submit_us - u->prompt_us;
-    k->queue_us = k->queue_us > 0 ? k->queue_us : 0;
+    k->queue_us = (u->started_at ? u->started_at : now) - k->submit_us;
     pthread_mutex_lock(&l->lock);
     *k->link = k->next;
     if (k->next)
@@ -163,11 +163,17 @@ static struct task *empty_inbox(struct loop *l) {
     return first;
 }
 
-static void publish(struct loop *l) {
-    size_t reserved = engine_kv_bytes(l->e), held = engine_kv_held(l->e);
+/* The engine asks the system for some of its figures: not at every step. */
+static void publish(struct loop *l, bool busy) {
+    enum { PUBLISH_US = 100000 };
+    int64_t now = clock_us();
+    if (busy && now - l->published_us < PUBLISH_US)
+        return;
+    l->published_us = now;
+    struct engine_stats s;
+    engine_stats(l->e, &s);
     pthread_mutex_lock(&l->lock);
-    l->stats.kv_reserved = reserved;
-    l->stats.kv_held = held;
+    l->stats.engine = s;
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -203,7 +209,7 @@ static void *run(void *arg) {
     while (!closing || busy) {
         take_news(l, !busy);
         busy = engine_step(l->e);
-        publish(l);
+        publish(l, busy);
         pthread_mutex_lock(&l->lock);
         closing = l->closing && !l->inbox;
         pthread_mutex_unlock(&l->lock);
@@ -221,7 +227,7 @@ struct loop *loop_open(struct engine *e, const struct loop_opts *o, struct err *
     l->stats.n_slot = o->n_slot;
     l->stats.ttft = l->stats.e2e = l->stats.queue = l->stats.prefill = hist_wide();
     l->stats.itl = hist_fine();
-    l->stats.kv_reserved = engine_kv_bytes(e);
+    engine_stats(e, &l->stats.engine);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->news, NULL);
     int rc = pthread_create(&l->thread, NULL, run, l);

@@ -80,7 +80,7 @@ struct loop_stats {
     int64_t submitted, ended[4]; /* by enum finish */
     int64_t rejected_full, rejected_draining;
     int64_t prompt_tokens, cached_tokens, out_tokens;
-    size_t kv_reserved, kv_held;
+    struct engine_stats engine; /* at most 0.1 s old while it works */
     struct hist ttft, itl, e2e, queue, prefill; /* seconds */
 };
 void loop_stats(struct loop *l, struct loop_stats *out);

@@ -57,11 +57,23 @@ static void tokens(struct buf *b, const struct loop_stats *s) {
                "pumice_prefix_source_tokens_total{source=\"ram\"} %lld\n"
                "pumice_prefix_source_tokens_total{source=\"computed\"} %lld\n",
                (long long)s->cached_tokens, (long long)(s->prompt_tokens - s->cached_tokens));
+    value(b, "pumice_computed_tokens_total", "counter",
+          "Prompt tokens computed, those computed again after a preemption included.",
+          (double)s->engine.computed_tokens);
+    value(b, "pumice_preemptions_total", "counter", "Sequences whose KV was given up for a while.",
+          (double)s->engine.preempted);
+    value(b, "pumice_steps_total", "counter", "Forward passes.", (double)s->engine.steps);
     value(b, "pumice_generation_tokens_total", "counter", "Tokens generated.",
           (double)s->out_tokens);
-    head(b, "pumice_kv_bytes", "gauge", "Bytes of keys and values.");
-    buf_printf(b, "pumice_kv_bytes{state=\"reserved\"} %zu\npumice_kv_bytes{state=\"held\"} %zu\n",
-               s->kv_reserved, s->kv_held);
+    const struct kv_stats *kv = &s->engine.kv;
+    head(b, "pumice_kv_bytes", "gauge",
+         "Keys and values: physical memory held; of it live sequences' and the prefix cache's; "
+         "the most that may be held; what every slot's full context would take.");
+    buf_printf(b,
+               "pumice_kv_bytes{state=\"held\"} %zu\npumice_kv_bytes{state=\"live\"} %zu\n"
+               "pumice_kv_bytes{state=\"cached\"} %zu\npumice_kv_bytes{state=\"reserved\"} %zu\n"
+               "pumice_kv_bytes{state=\"static\"} %zu\n",
+               kv->held_bytes, kv->live_bytes, kv->cached_bytes, kv->pool_bytes, kv->static_bytes);
 }
 
 static void http(struct buf *b, const struct http_stats *s) {
@@ -80,18 +92,18 @@ static void process(struct buf *b, const struct server *s) {
     double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
                  (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
     value(b, "process_cpu_seconds_total", "counter", "Processor time.", cpu);
-    value(b, "process_resident_memory_bytes", "gauge", "Resident memory.",
-          (double)mem_resident());
+    value(b, "process_resident_memory_bytes", "gauge", "Resident memory.", (double)mem_resident());
     value(b, "process_start_time_seconds", "gauge", "Start, since 1970.", (double)s->started);
     head(b, "pumice_build_info", "gauge", "Always 1.");
     buf_printf(b, "pumice_build_info{version=\"%s\"} 1\n", PUMICE_VERSION);
 }
 
 static void compat_vllm(struct buf *b, const struct loop_stats *s) {
+    const struct kv_stats *kv = &s->engine.kv;
     value(b, "vllm:num_requests_running", "gauge", "As pumice_sequences_running.", s->running);
     value(b, "vllm:num_requests_waiting", "gauge", "As pumice_sequences_waiting.", s->waiting);
-    value(b, "vllm:kv_cache_usage_perc", "gauge", "Held of reserved KV bytes, 0 to 1.",
-          s->kv_reserved ? (double)s->kv_held / (double)s->kv_reserved : 0);
+    value(b, "vllm:kv_cache_usage_perc", "gauge", "Live of reserved KV bytes, 0 to 1.",
+          kv->pool_bytes ? (double)kv->live_bytes / (double)kv->pool_bytes : 0);
     value(b, "vllm:prompt_tokens_total", "counter", "As pumice_prompt_tokens_total.",
           (double)s->prompt_tokens);
     value(b, "vllm:generation_tokens_total", "counter", "As pumice_generation_tokens_total.",

@@ -57,9 +57,8 @@ static json_t *columns(const json_t *entries, size_t *offset) {
     json_array_foreach((json_t *)entries, i, e) {
         const json_t *token = json_object_get(e, "token");
         json_t *top = json_object();
-        json_array_foreach(json_object_get(e, "top_logprobs"), k, alt)
-            json_object_set(top, json_string_value(json_object_get(alt, "token")),
-                            json_object_get(alt, "logprob"));
+        json_array_foreach(json_object_get(e, "top_logprobs"), k, alt) json_object_set(
+            top, json_string_value(json_object_get(alt, "token")), json_object_get(alt, "logprob"));
         json_array_append(tokens, (json_t *)token);
         json_array_append(logs, json_object_get(e, "logprob"));
         json_array_append_new(tops, top);
@@ -67,8 +66,8 @@ static json_t *columns(const json_t *entries, size_t *offset) {
         for (const char *p = json_string_value(token); *p; p++)
             *offset += ((unsigned char)*p & 0xc0) != 0x80;
     }
-    return json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", logs,
-                     "top_logprobs", tops, "text_offset", at);
+    return json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", logs, "top_logprobs",
+                     tops, "text_offset", at);
 }
 
 /* The value of "logprobs" for these entries; takes entries over.  NULL = not asked for. */
@@ -233,8 +232,7 @@ static void text_event(struct call *c, struct choice *k, const char *text, size_
 static void finish_event(struct call *c, struct choice *k, bool last, struct buf *out) {
     begin_event(c, out);
     buf_printf(out, "{\"index\":%d,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}", k->index,
-               c->at == AT_CHAT ? "\"delta\":{}" : "\"text\":\"\"",
-               finish_word(k->task.usage.why));
+               c->at == AT_CHAT ? "\"delta\":{}" : "\"text\":\"\"", finish_word(k->task.usage.why));
     end_event(c, last, out);
     k->ended = true;
 }

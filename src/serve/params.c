@@ -13,7 +13,7 @@ struct row {
     enum kind kind;
     unsigned at; /* enum endpoint */
     size_t dst;
-    double lo, hi; /* bounds; JSON: lo holds enum json_kind */
+    double lo, hi;    /* bounds; JSON: lo holds enum json_kind */
     const char *open; /* "(" or ")": that bound is excluded */
     const char *standard, *help;
     size_t given; /* bool that tells whether it was there; 0 = nobody asks */
@@ -25,11 +25,11 @@ struct row {
 /* clang-format off: a row is a row */
 static const struct row table[] = {
     {"model", .kind = STRING, .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE,
-     .dst = TO(model),
-     .standard = "the one loaded", .help = "name of the model; another name is 404"},
+     .dst = TO(model), .standard = "the one loaded",
+     .help = "name of the model; another name is 404"},
     {"messages", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(messages), .lo = ARR,
      .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant; content a "
-     "string or "
+             "string or "
              "parts {type: text}; a last message of the assistant is continued"},
     {"prompt", .kind = JSON, .at = AT_COMPLETION, .dst = TO(prompt), .lo = STR | ARR,
      .help = "a string, token ids, or an array of either"},
@@ -37,80 +37,67 @@ static const struct row table[] = {
      .standard = "to the end of the context",
      .help = "most tokens to generate; 0 only reads the prompt"},
     {"min_tokens", .kind = INT, .at = AT_GENERATE, .dst = TO(min_tokens), .lo = 0, .hi = BIG,
-     .standard = "0",
-     .help = "nothing ends the answer before so many tokens"},
-    {"temperature", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(temperature),
-     .lo = 0, .hi = 2,
-     .standard = "the server's", .help = "0 is greedy"},
+     .standard = "0", .help = "nothing ends the answer before so many tokens"},
+    {"temperature", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(temperature), .lo = 0,
+     .hi = 2, .standard = "the server's", .help = "0 is greedy"},
     {"top_p", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(top_p), .lo = 0, .hi = 1,
-     .open = "(",
-     .standard = "the server's", .help = "keep the likeliest that sum to this; 1 is off"},
+     .open = "(", .standard = "the server's",
+     .help = "keep the likeliest that sum to this; 1 is off"},
     {"top_k", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(top_k), .lo = -1, .hi = BIG,
      .standard = "the server's", .help = "keep so many of the likeliest; 0 and -1 are off"},
     {"min_p", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(min_p), .lo = 0, .hi = 1,
-     .open = ")",
-     .standard = "the server's", .help = "keep those at least so likely, relative to the best"},
+     .open = ")", .standard = "the server's",
+     .help = "keep those at least so likely, relative to the best"},
     {"repetition_penalty", "repeat_penalty", NULL, REAL, AT_GENERATE | AT_OPTIONS,
-     TO(repeat_penalty), 0, 10, "(",
-     .standard = "the server's", .help = "weaken recent tokens; 1 is off"},
+     TO(repeat_penalty), 0, 10, "(", .standard = "the server's",
+     .help = "weaken recent tokens; 1 is off"},
     {"repeat_last_n", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(repeat_last_n),
-     .lo = -1, .hi = BIG,
-     .standard = "the server's", .help = "how many tokens are recent; -1 is all"},
-    {"presence_penalty", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS,
-     .dst = TO(presence_penalty), .lo = -2,
-     .hi = 2, .standard = "the server's", .help = "weaken tokens that the answer has"},
+     .lo = -1, .hi = BIG, .standard = "the server's",
+     .help = "how many tokens are recent; -1 is all"},
+    {"presence_penalty", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(presence_penalty),
+     .lo = -2, .hi = 2, .standard = "the server's", .help = "weaken tokens that the answer has"},
     {"frequency_penalty", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS,
-     .dst = TO(frequency_penalty), .lo = -2,
-     .hi = 2, .standard = "the server's", .help = "weaken tokens by their count in the answer"},
+     .dst = TO(frequency_penalty), .lo = -2, .hi = 2, .standard = "the server's",
+     .help = "weaken tokens by their count in the answer"},
     {"seed", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(seed), .lo = -1,
-     .hi = 9223372036854775807.0,
-     .standard = "-1",
+     .hi = 9223372036854775807.0, .standard = "-1",
      .help = "same seed, same text, whatever else runs; choice i uses seed + i; -1 is a fresh one"},
     {"n", .kind = INT, .at = AT_GENERATE, .dst = TO(n), .lo = 1, .hi = 16, .standard = "1",
      .help = "choices for each prompt (at most `--max-n`)"},
     {"best_of", .kind = INT, .at = AT_COMPLETION, .dst = TO(best_of), .lo = 1, .hi = 16,
-     .standard = "n",
-     .help = "accepted only if it equals n"},
+     .standard = "n", .help = "accepted only if it equals n"},
     {"stop", .kind = JSON, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(stop), .lo = STR | ARR,
      .standard = "none",
      .help = "a string or up to 16 of 1 to 256 bytes; the answer ends before it"},
     {"stop_token_ids", .kind = JSON, .at = AT_GENERATE, .dst = TO(stop_token_ids), .lo = ARR,
-     .standard = "none",
-     .help = "up to 64 token ids that end the answer"},
+     .standard = "none", .help = "up to 64 token ids that end the answer"},
     {"stream", .kind = BOOL, .at = AT_GENERATE, .dst = TO(stream), .standard = "false",
      .help = "answer as server-sent events"},
     {"stream_options", .kind = JSON, .at = AT_GENERATE, .dst = TO(stream_options), .lo = OBJ,
-     .standard = "none",
-     .help = "{include_usage, continuous_usage_stats}"},
+     .standard = "none", .help = "{include_usage, continuous_usage_stats}"},
     {"logprobs", .kind = BOOL, .at = AT_CHAT, .dst = TO(logprobs), .standard = "false",
      .help = "log-probabilities of the answer's tokens"},
     {"top_logprobs", .kind = INT, .at = AT_CHAT, .dst = TO(top_logprobs), .lo = 0, .hi = 20,
-     .standard = "0",
-     .help = "and of so many alternatives; needs logprobs"},
+     .standard = "0", .help = "and of so many alternatives; needs logprobs"},
     {"logprobs", .kind = INT, .at = AT_COMPLETION, .dst = TO(n_logprobs), .lo = 0, .hi = 20,
      .standard = "none",
      .help = "log-probabilities of the answer's tokens, and of so many alternatives"},
     {"echo", .kind = BOOL, .at = AT_COMPLETION, .dst = TO(echo), .standard = "false",
      .help = "put the prompt in front of the text; not with logprobs"},
     {"prompt_logprobs", .kind = INT, .at = AT_GENERATE, .dst = TO(prompt_logprobs), .lo = 0,
-     .hi = 20,
-     .standard = "none", .help = "not supported: 501"},
+     .hi = 20, .standard = "none", .help = "not supported: 501"},
     {"logit_bias", .kind = JSON, .at = AT_GENERATE, .dst = TO(logit_bias), .lo = OBJ,
-     .standard = "none",
-     .help = "token id -> -100..100, up to 1024; added to the logit"},
+     .standard = "none", .help = "token id -> -100..100, up to 1024; added to the logit"},
     {"response_format", .kind = JSON, .at = AT_GENERATE, .dst = TO(response_format), .lo = OBJ,
      .standard = "text",
      .help = "{type: text}, {type: json_object} or {type: json_schema, json_schema: {schema}}"},
     {"tools", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(tools), .lo = ARR,
-     .standard = "none",
-     .help = "functions, given to the model's template"},
+     .standard = "none", .help = "functions, given to the model's template"},
     {"tool_choice", .kind = JSON, .at = AT_CHAT, .dst = TO(tool_choice), .lo = STR | OBJ,
-     .standard = "auto",
-     .help = "auto or none"},
+     .standard = "auto", .help = "auto or none"},
     {"parallel_tool_calls", .kind = NOTHING, .at = AT_CHAT, .help = "accepted, no effect"},
-    {"chat_template_kwargs", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE,
-     .dst = TO(template_kwargs), .lo = OBJ,
-     .standard = "none",
+    {"chat_template_kwargs", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(template_kwargs),
+     .lo = OBJ, .standard = "none",
      .help = "scalars for the model's template; not messages, tools or tokenize"},
     {"ignore_eos", .kind = BOOL, .at = AT_GENERATE, .dst = TO(ignore_eos), .standard = "false",
      .help = "go on after the end-of-text token"},
@@ -118,15 +105,15 @@ static const struct row table[] = {
      .standard = "completions: true, tokenize: false",
      .help = "put BOS in front where the model has one"},
     {"skip_special_tokens", .kind = BOOL, .at = AT_GENERATE, .dst = TO(skip_special),
-     .standard = "true",
-     .help = "false is not supported: 501"},
+     .standard = "true", .help = "false is not supported: 501"},
     {"continue_final_message", .kind = BOOL, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(continue_final),
      .given = TO(continue_given), .standard = "whether the last message is the assistant's",
      .help = "go on with the last message"},
     {"add_generation_prompt", .kind = BOOL, .at = AT_CHAT | AT_TEMPLATE,
-     .dst = TO(generation_prompt),
-     .given = TO(generation_given), .standard = "true",
+     .dst = TO(generation_prompt), .given = TO(generation_given), .standard = "true",
      .help = "true: open a turn of the assistant"},
+    {"cache_salt", .kind = STRING, .at = AT_GENERATE, .dst = TO(cache_salt), .standard = "none",
+     .help = "keys and values of prompts are reused within one salt, and one API key, only"},
     {"user", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
     {"metadata", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
     {"store", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
@@ -134,8 +121,7 @@ static const struct row table[] = {
     {"reasoning_effort", .kind = NOTHING, .at = AT_CHAT, .help = "accepted, no effect"},
     {"content", "prompt", NULL, STRING, AT_TOKENIZE, TO(text), .help = "the text"},
     {"parse_special", .kind = BOOL, .at = AT_TOKENIZE, .dst = TO(parse_special),
-     .standard = "false",
-     .help = "special tokens spelled out in the text count"},
+     .standard = "false", .help = "special tokens spelled out in the text count"},
     {"with_pieces", .kind = BOOL, .at = AT_TOKENIZE, .dst = TO(with_pieces), .standard = "false",
      .help = "give {id, piece} for each token"},
     {"tokens", .kind = JSON, .at = AT_DETOKENIZE, .dst = TO(tokens), .lo = ARR,
@@ -184,8 +170,10 @@ static bool is_kind(const json_t *v, int kinds) {
 }
 
 static const char *kinds_text(int kinds) {
-    return kinds == ARR ? "an array" : kinds == OBJ ? "an object"
-           : kinds == (STR | ARR) ? "a string or an array" : "a string or an object";
+    return kinds == ARR           ? "an array"
+           : kinds == OBJ         ? "an object"
+           : kinds == (STR | ARR) ? "a string or an array"
+                                  : "a string or an object";
 }
 
 static int store(const struct row *r, const char *name, const json_t *v, struct params *p,
@@ -317,8 +305,7 @@ void params_print(FILE *f) {
                 fprintf(f, "%s%s", first ? "" : ", ", place[b]);
                 first = 0;
             }
-        fprintf(f, " | %s | ",
-                r->kind == JSON ? kinds_text((int)r->lo) : kind_name[r->kind]);
+        fprintf(f, " | %s | ", r->kind == JSON ? kinds_text((int)r->lo) : kind_name[r->kind]);
         print_range(f, r);
         fprintf(f, " | %s | %s |\n", r->standard ? r->standard : "", r->help);
     }

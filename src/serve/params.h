@@ -26,7 +26,7 @@ enum endpoint { /* bits */
 #define ABSENT_INT INT64_MIN /* reals: NAN; strings and JSON: NULL */
 
 struct params { /* strings and JSON are borrowed from the body */
-    const char *model, *text;
+    const char *model, *text, *cache_salt;
     const json_t *messages, *prompt, *stop, *stop_token_ids, *stream_options, *logit_bias;
     const json_t *response_format, *tools, *tool_choice, *template_kwargs, *tokens;
     int64_t max_tokens, min_tokens, top_k, repeat_last_n, seed, n, best_of, top_logprobs,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "serve/impl.h"
 
@@ -49,15 +50,17 @@ struct server *server_open(const struct model *m, struct engine *e, const struct
     s->m = m;
     s->n_ctx = engine_ctx(e);
     s->started = time(NULL);
-    s->family = m->chat;
     name_of(m->path, o->alias, s->name, sizeof s->name);
     snprintf(s->fingerprint, sizeof s->fingerprint, "pumice-%s", PUMICE_VERSION);
     if (!m->tok) {
         err_set(err, E_FORMAT, "%s: has no tokenizer, which serving needs", m->path);
         goto fail;
     }
-    if (o->chat_family)
-        s->family = chat_parse(o->chat_family);
+    s->prompter = prompter_open(m->tok, &(struct prompter_source){.family = o->chat_family}, err);
+    if (!s->prompter)
+        goto fail;
+    if (prompter_problem(s->prompter))
+        log_warn("%s", prompter_problem(s->prompter));
     s->loop = loop_open(e, &(struct loop_opts){o->n_slot, o->max_queue}, err);
     if (!s->loop)
         goto fail;
@@ -99,5 +102,6 @@ void server_close(struct server *s) {
         loop_stop(s->loop);
     http_close(s->http);
     loop_close(s->loop);
+    prompter_close(s->prompter);
     free(s);
 }

@@ -29,8 +29,8 @@ static int tokenize(struct exchange *x, const struct server *s, const struct par
     }
     json_t *list = json_array();
     for (size_t i = 0; i < ids.n; i++)
-        json_array_append_new(list, p->with_pieces ? piece_json(t, ids.id[i])
-                                                   : json_integer(ids.id[i]));
+        json_array_append_new(list,
+                              p->with_pieces ? piece_json(t, ids.id[i]) : json_integer(ids.id[i]));
     reply_json(x, json_pack("{s:o,s:I,s:i}", "tokens", list, "count", (json_int_t)ids.n,
                             "max_model_len", s->n_ctx));
     ids_free(&ids);
@@ -91,10 +91,13 @@ static int apply_template(struct exchange *x, const struct server *s, const stru
                           struct fault *f) {
     struct ids ids = {0};
     struct buf text = {0}, out = {0};
+    struct ask ask;
     bool continues;
-    int rc = conv_encode(s, p, &ids, &continues, f);
+    int rc = conv_ask(s, p, &ask, &continues, f);
+    rc = rc ? rc : conv_encode(s, p, &ids, &continues, f);
     if (!rc) {
-        tok_decode(s->m->tok, ids.id, ids.n, true, &text, NULL);
+        if (!prompter_has_template(s->prompter) || prompter_text(s->prompter, &ask, &text, NULL))
+            tok_decode(s->m->tok, ids.id, ids.n, true, &text, NULL);
         buf_adds(&out, "{\"prompt\":");
         json_quote(&out, buf_str(&text), text.len);
         buf_adds(&out, ",\"tokens\":[");

@@ -285,7 +285,7 @@ def a_last_message_of_the_assistant_is_continued():
     assert prompt.endswith("assistant\nOnce upon"), prompt
     closed = s.post("/apply-template", {"messages": msgs, "add_generation_prompt": True})["prompt"]
     assert closed.endswith("Once upon<|im_end|>\n<|im_start|>assistant\n"), closed
-    parts = [{"role": "developer", "content": [{"type": "text", "text": "be kind"}]}, {"role": "user", "content": "hi"}]
+    parts = [{"role": "system", "content": [{"type": "text", "text": "be kind"}]}, {"role": "user", "content": "hi"}]
     assert "system\nbe kind<" in s.post("/apply-template", {"messages": parts})["prompt"]
     # what a user types is never a marker
     typed = s.post("/apply-template", {"messages": [{"role": "user", "content": "<|im_end|>"}]})["tokens"]
@@ -326,7 +326,7 @@ def every_refusal_names_its_parameter():
                          ("stream_options", {"include_usage": 1}), ("model", 1), ("min_tokens", -1)]:
         got = s.post("/v1/completions", {**TEXT, field: value}, status=400)["error"]
         assert got["param"] == field and got["type"] == "invalid_request_error" and field in got["message"], (field, got)
-    for value in ([], "x", [1], [{}], [{"role": "robot", "content": "x"}], [{"role": "user", "content": 1}],
+    for value in ([], "x", [1], [{}], [{"role": 1, "content": "x"}], [{"role": "user", "content": 1}],
                   [{"role": "user", "content": [{"type": "image_url"}]}], [{"role": "user", "content": "x"}] * 4097):
         got = s.post("/v1/chat/completions", {"messages": value}, status=400)["error"]
         assert got["param"].startswith("messages"), (str(value)[:80], got)
@@ -483,10 +483,10 @@ def a_client_that_leaves_frees_its_place_in_every_state():
             for queued in (False, True):
                 holder = s.connect() if queued else None
                 if holder:
-                    holder.sendall(request({**LONG, "stream": True}))
+                    holder.sendall(request({**LONG, "stream": True, "n": 8}))
                     holder.recv(1)
                 with s.connect() as c:
-                    c.sendall(request({**LONG, "stream": stream}))
+                    c.sendall(request({**LONG, "stream": stream, "n": 8}))
                     if stream:
                         c.recv(1)
                     time.sleep(0.02)
@@ -558,13 +558,16 @@ def clients_that_come_and_go_lose_nobody_elses_tokens():
     with serving("-np", 4) as s:
         want = s.post("/v1/completions", {**TEXT, "max_tokens": 200, "ignore_eos": True})["choices"][0]["text"]
         before = s.metric("pumice_sequences_accepted_total")
-        good, done = [], threading.Event()
+        good, done = [None, None], threading.Event()
 
-        def steady():
+        def steady(cell):
             while not done.is_set():
+                good[cell] = None  # stays, should this thread die
                 events = s.events("/v1/completions", {**TEXT, "max_tokens": 200, "ignore_eos": True})
-                good.append("".join(e["choices"][0]["text"] for e in events[:-1]) == want and events[-1] == "[DONE]")
-        threads = [threading.Thread(target=steady) for _ in range(2)]
+                good[cell] = "".join(e["choices"][0]["text"] for e in events[:-1]) == want and events[-1] == "[DONE]"
+                if not good[cell]:
+                    return
+        threads = [threading.Thread(target=steady, args=(cell,)) for cell in range(2)]
         for t in threads:
             t.start()
         for i in range(n):
@@ -578,10 +581,13 @@ def clients_that_come_and_go_lose_nobody_elses_tokens():
         done.set()
         for t in threads:
             t.join()
-        assert good and all(good), good
+        assert all(good), good
         s.wait_idle(5 * SLOW)
         ended = sum(s.metric(f'pumice_sequences_ended_total{{reason="{r}"}}') for r in ("stop", "length", "cancelled", "error"))
         assert ended == s.metric("pumice_sequences_accepted_total") > before, ended
+        began = time.monotonic()
+        s.stop()
+        assert time.monotonic() - began < 5 * SLOW, "a connection whose client had gone was waited for"
 
 
 @claim
