@@ -422,6 +422,8 @@ int cmd_bench(int argc, char **argv) {
         return cmd_bench_train(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "schedule") == 0)
         return cmd_bench_schedule(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "kv") == 0)
+        return cmd_bench_kv(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "gstack") == 0)
         return cmd_bench_gstack(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "profile") == 0)

@@ -8,6 +8,7 @@
 
 int cmd_bench_train(int argc, char **argv);
 int cmd_bench_schedule(int argc, char **argv);
+int cmd_bench_kv(int argc, char **argv);
 
 json_t *bench_machine(void); /* {"cpu", "isa", "kernel"}; owned by the caller */
 

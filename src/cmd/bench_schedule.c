@@ -179,8 +179,6 @@ static int real_open(struct real *r, const struct bench *b, enum sarathi_policy 
                      struct err *err) {
     size_t n = (size_t)b->n_req, made = 0;
     struct engine_opts o = {.n_slot = b->n_slot,
-                            .n_ctx = b->load.n_ctx,
-                            .n_batch = b->load.n_batch,
                             .policy = policy,
                             .tbt_slo_ms = policy == SARATHI ? b->sim.slo * 1000 : 0};
     for (int i = 0; i < b->n_req; i++)
@@ -193,7 +191,7 @@ static int real_open(struct real *r, const struct bench *b, enum sarathi_policy 
     r->at.gap = mem_array(made, sizeof *r->at.gap);
     for (int i = 0; i < b->n_req; i++)
         r->live[i] = (struct live){r, i};
-    if (!cmd_kv_dtype(b->load.kv_dtype, &o.kv_type, err))
+    if (!cmd_engine_opts(&b->load, &o, err))
         r->e = engine_open(b->l.m, b->l.pool, &o, err);
     return r->e ? 0 : -1;
 }

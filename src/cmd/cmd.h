@@ -51,6 +51,12 @@ int cmd_doctor(int argc, char **argv);
      .help = "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"}, \
     {"cache-type-k", 0, NULL, OPT_STR, &(o)->kv_dtype},                                            \
     {"cache-type-v", 0, "ctv", OPT_STR, &(o)->v_dtype},                                            \
+    {"kv", 0, NULL, OPT_STR, &(o)->kv, .arg = "LAYOUT",                                            \
+     .help = "memory of keys and values: virtual = given as sequences grow, shared where they "    \
+             "begin alike (default); flat = all of it from the start"},                            \
+    {"kv-pool", 0, NULL, OPT_INT, &(o)->kv_pool, 1, 1 << 24, "MIB",                                \
+     "virtual: the most that keys and values may take (default: every sequence's context, or "     \
+     "what the system has)"},                                                                      \
     {"ctx-size", 'c', NULL, OPT_INT, &(o)->n_ctx, 0, 1 << 24, "N",                                 \
      "tokens of context (default: the model's, at most 4096)"},                                    \
     {"threads", 't', NULL, OPT_INT, &(o)->n_threads, 0, 1024, "N",                                 \
@@ -94,8 +100,8 @@ int cmd_doctor(int argc, char **argv);
 /* clang-format on */
 
 struct load_opts { /* where the rows store how a model is loaded; NULL and 0 = not given */
-    const char *model, *dtype, *kv_dtype, *v_dtype;
-    int n_ctx, n_threads, n_batch;
+    const char *model, *dtype, *kv_dtype, *v_dtype, *kv;
+    int n_ctx, n_threads, n_batch, kv_pool; /* kv_pool: MiB */
     bool quiet;
 };
 struct gen_opts { /* how an answer is generated; NAN and INT_MIN = not given */
@@ -140,7 +146,10 @@ struct loaded { /* owned: pool, m, e; e only after cmd_engine */
     struct engine *e;
 };
 int cmd_load(const struct load_opts *o, struct loaded *out, struct err *err);
+/* Fills in what the flags say of sizes, types and memory; the rest of *eo stays. */
+int cmd_engine_opts(const struct load_opts *o, struct engine_opts *eo, struct err *err);
 int cmd_engine(const struct load_opts *o, struct loaded *l, struct err *err); /* one slot */
+void cmd_tell_memory(const struct engine *e); /* a line about keys and values, and a warning */
 void cmd_unload(struct loaded *l);
 
 /* Whole input as text: a file or standard input, at most `max` bytes; invalid UTF-8 becomes U+FFFD

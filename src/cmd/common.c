@@ -147,11 +147,46 @@ int cmd_load(const struct load_opts *o, struct loaded *out, struct err *err) {
     return 0;
 }
 
+int cmd_engine_opts(const struct load_opts *o, struct engine_opts *eo, struct err *err) {
+    eo->n_ctx = o->n_ctx;
+    eo->n_batch = o->n_batch;
+    eo->kv_layout = o->kv && !strcmp(o->kv, "flat") ? KV_FLAT : KV_VIRTUAL;
+    eo->kv_pool = (size_t)o->kv_pool << 20;
+    if (o->kv && strcmp(o->kv, "flat") && strcmp(o->kv, "virtual"))
+        return err_set(err, E_USAGE, "--kv: '%s' is not virtual or flat", o->kv);
+    if (o->kv_pool && eo->kv_layout == KV_FLAT)
+        return err_set(err, E_USAGE, "--kv-pool: a flat layout takes every sequence's context");
+    return cmd_kv_dtype(o->kv_dtype, &eo->kv_type, err);
+}
+
+static void tell_note(const struct engine *e) {
+    struct engine_stats s;
+    engine_stats(e, &s);
+    if (*s.kv.note)
+        log_warn("%s", s.kv.note);
+}
+
+void cmd_tell_memory(const struct engine *e) {
+    struct engine_stats s;
+    engine_stats(e, &s);
+    tell_note(e);
+    if (s.kv.layout == KV_FLAT)
+        log_info("KV memory: flat, %zu MiB for %d sequences of %d tokens", s.kv.pool_bytes >> 20,
+                 s.slots, engine_ctx(e));
+    else
+        log_info("KV memory: at most %zu MiB, in groups of %d tokens (%zu KiB); flat, %d sequences "
+                 "of %d tokens would take %zu MiB",
+                 s.kv.pool_bytes >> 20, s.kv.group_tokens, s.kv.group_bytes >> 10, s.slots,
+                 engine_ctx(e), s.kv.static_bytes >> 20);
+}
+
 int cmd_engine(const struct load_opts *o, struct loaded *l, struct err *err) {
-    struct engine_opts eo = {.n_slot = 1, .n_ctx = o->n_ctx, .n_batch = o->n_batch};
-    if (cmd_kv_dtype(o->kv_dtype, &eo.kv_type, err))
+    struct engine_opts eo = {.n_slot = 1};
+    if (cmd_engine_opts(o, &eo, err))
         return -1;
     l->e = engine_open(l->m, l->pool, &eo, err);
+    if (l->e)
+        tell_note(l->e);
     if (l->e && engine_ctx(l->e) > l->m->cfg.max_ctx)
         log_warn("a context of %d tokens is longer than the %d that the model was trained for",
                  engine_ctx(l->e), l->m->cfg.max_ctx);

@@ -214,10 +214,9 @@ int gen_answer(struct loaded *l, const struct ids *prompt, const struct gen *g, 
     if (g->n_logprobs > 0)
         a->logprobs = json_array();
     k.progress = progress_start("reading the prompt", r.n);
-    size_t token_bytes = engine_kv_bytes(l->e) / (size_t)engine_ctx(l->e);
     while (!k.done && engine_step(l->e)) {
-        if (!a->ids.n && k.progress.label && token_bytes)
-            progress_update(&k.progress, (int64_t)(engine_kv_held(l->e) / token_bytes));
+        if (!a->ids.n && k.progress.label)
+            progress_update(&k.progress, engine_slot(l->e, 0).n_kv);
         if (stop_flag && *stop_flag)
             engine_cancel(l->e, &k);
     }

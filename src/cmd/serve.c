@@ -19,6 +19,8 @@ struct serve_cmd {
     struct load_opts load;
     struct gen_opts gen;
     const char *host, *alias, *chat_family, *cors, *key_file, *compat;
+    const char *schedule;
+    float tbt_slo_ms;
     struct opt_list key;
     int port, n_slot, max_queue, max_n, max_connections, ping, drain;
     int header, body, write, idle, max_body_mib;
@@ -42,11 +44,12 @@ static int read_keys(const struct serve_cmd *c, struct keys *k, struct err *err)
 }
 
 static int open_engine(const struct serve_cmd *c, struct loaded *l, struct err *err) {
-    struct engine_opts eo = {
-        .n_slot = c->n_slot, .n_ctx = c->load.n_ctx, .n_batch = c->load.n_batch};
-    if (cmd_kv_dtype(c->load.kv_dtype, &eo.kv_type, err))
+    struct engine_opts eo = {.n_slot = c->n_slot, .tbt_slo_ms = (double)c->tbt_slo_ms};
+    if (sarathi_parse(c->schedule, &eo.policy, err) || cmd_engine_opts(&c->load, &eo, err))
         return -1;
     l->e = engine_open(l->m, l->pool, &eo, err);
+    if (l->e)
+        cmd_tell_memory(l->e);
     return l->e ? 0 : -1;
 }
 
@@ -131,6 +134,7 @@ out:
 int cmd_serve(int argc, char **argv) {
     struct serve_cmd c = {.gen = gen_opts_unset(),
                           .host = "127.0.0.1",
+                          .schedule = "sarathi",
                           .port = 8080,
                           .n_slot = 8,
                           .max_queue = 512,
@@ -162,10 +166,13 @@ int cmd_serve(int argc, char **argv) {
          .help = "the model's name in the API (default: the path's last part)"},
         {"any-model-name", 0, NULL, OPT_FLAG, &c.any_model,
          .help = "answer whatever model a request names"},
-        {"parallel", 0, "np", OPT_INT, &c.n_slot, 1, 1024, "N",
-         "sequences at a time (default 8)"},
+        {"parallel", 0, "np", OPT_INT, &c.n_slot, 1, 1024, "N", "sequences at a time (default 8)"},
         {"max-queue", 0, NULL, OPT_INT, &c.max_queue, 0, 1 << 20, "N",
          "sequences that may wait; more are refused with 429 (default 512)"},
+        {"schedule", 0, NULL, OPT_STR, &c.schedule, .arg = "NAME",
+         .help = "sarathi (default); for comparison prefill-first or unchunked"},
+        {"tbt-slo", 0, NULL, OPT_FLOAT, &c.tbt_slo_ms, 0, 1e7, "MS",
+         "cut prompts so that running answers get a token every MS (default: -b alone decides)"},
         {"max-n", 0, NULL, OPT_INT, &c.max_n, 1, 16, "N", "choices of one request (default 16)"},
         {"max-connections", 0, NULL, OPT_INT, &c.max_connections, 1, 1 << 20, "N",
          "default 8192, or what the limit of open files allows"},

@@ -1,7 +1,7 @@
 /* kv.c - see kv.h.
  *
- * A group of tokens is [layer][k, v][kv head][block of tokens]; attention takes one head at a time,
- * and so walks memory forwards within a group.  A slot is a row of groups.  Flat: one group holds
+ * A group of tokens is [layer][kv head][k, v][block of tokens]; attention takes one head at a time,
+ * some keys, then their values: what a processor fetches beyond the end of the keys is of use.  A slot is a row of groups.  Flat: one group holds
  * n_ctx tokens, and all slots are one piece of memory.  Virtual: vattention gives a slot its groups
  * as it grows; what is here turns tokens into groups. */
 #include "model/kv.h"
@@ -209,10 +209,9 @@ size_t kv_bytes(const struct kv *kv) {
 }
 
 struct kv_view kv_view(const struct kv *kv, int slot, int layer) {
-    size_t half = kv->head * (size_t)kv->n_head;
     char *base = kv->va ? vatt_base(kv->va, slot) : kv->data + (size_t)slot * kv->group;
-    char *k = base + (size_t)layer * 2 * half;
-    return (struct kv_view){k, k + half, kv->head, kv->at, kv->type};
+    char *k = base + (size_t)layer * 2 * kv->head * (size_t)kv->n_head;
+    return (struct kv_view){k, k + kv->head, 2 * kv->head, kv->at, kv->type};
 }
 
 /* -- slots ------------------------------------------------------------------------------------- */
@@ -381,6 +380,7 @@ static size_t resident(char *p, size_t bytes) {
 void kv_stats(const struct kv *kv, struct kv_stats *s) {
     size_t row = round_up((size_t)kv->n_ctx, ATTEND_BLOCK) * kv->token;
     *s = (struct kv_stats){.layout = kv_layout(kv),
+                           .note = kv->note,
                            .static_bytes = row * (size_t)kv->n_slot,
                            .pool_bytes = kv->bytes,
                            .group_bytes = kv->group,

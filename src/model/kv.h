@@ -106,6 +106,7 @@ bool kv_ready(const struct kv *kv, int slot, int pos, int n);
 
 struct kv_stats {
     enum kv_layout layout;
+    const char *note; /* kv_note, borrowed until kv_close */
     size_t static_bytes; /* what memory for every slot's n_ctx tokens would take              */
     size_t pool_bytes;   /* the most that may be held                                         */
     size_t held_bytes;   /* physical memory now: blocks of the pool file; flat: resident      */
