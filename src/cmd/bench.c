@@ -12,6 +12,7 @@
 #include <sys/utsname.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cmd/bench.h"
 #include "cmd/cmd.h"
@@ -23,11 +24,16 @@
 #define CHUNK 512 /* prompt tokens per step, as llama-bench's default ubatch */
 #define MAX_REPEAT 99
 
+enum form { FORM_MD, FORM_CSV, FORM_JSON };
+
 struct bench {
     /* flags */
     const char *shapes, *dtypes, *tests, *threads, *batches, *depths, *model, *text, *kv_dtype;
+    const char *output;
     int repeat;
     bool json, help;
+    enum form form;
+    bool left_out; /* a test that the model has no positions for */
     /* state */
     struct probe *probe;
     json_t *limits, *rows;
@@ -42,7 +48,7 @@ struct rig { /* one loaded model on one pool */
     float *logits;
     int32_t *ids;
     int n_batch, n_ctx;
-    const char *shape;
+    const char *shape, *dtype; /* as asked for */
 };
 
 /* -- work and its limits ----------------------------------------------------------------------- */
@@ -116,9 +122,34 @@ static double sample(struct rig *r, int depth, int n, int chunk, double *limit) 
 
 /* -- rows -------------------------------------------------------------------------------------- */
 
+/* The keys of a row in their order; numbers as JSON writes them. */
+static void csv_row(const json_t *row, bool head) {
+    const char *key, *comma = "";
+    json_t *v;
+    json_object_foreach((json_t *)row, key, v) {
+        printf("%s%s", head ? comma : "", head ? key : "");
+        comma = ",";
+    }
+    printf("%s", head ? "\n" : "");
+    comma = "";
+    json_object_foreach((json_t *)row, key, v) {
+        if (json_is_string(v))
+            printf("%s%s", comma, json_string_value(v));
+        else if (json_is_integer(v))
+            printf("%s%lld", comma, (long long)json_integer_value(v));
+        else
+            printf("%s%.9g", comma, json_real_value(v));
+        comma = ",";
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
 static void add_row(struct bench *b, json_t *row) {
     json_array_append_new(b->rows, row);
-    if (b->json)
+    if (b->form == FORM_CSV)
+        csv_row(row, json_array_size(b->rows) == 1);
+    if (b->form != FORM_MD)
         return;
     if (json_array_size(b->rows) == 1)
         printf(
@@ -157,10 +188,12 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
     int chunk = decode ? 1 : n < CHUNK ? n : CHUNK, fill = depth < CHUNK ? depth : CHUNK;
     int widest = chunk > fill ? chunk : fill;
     r->n_ctx = depth + n;
-    if (r->m->cfg.learned_pos && r->n_ctx > r->m->cfg.max_ctx)
-        return err_set(err, E_USAGE,
-                       "--test %s: depth %d + %d tokens exceed the model's %d positions", test,
-                       depth, n, r->m->cfg.max_ctx);
+    if (r->m->cfg.learned_pos && r->n_ctx > r->m->cfg.max_ctx) {
+        log_warn("%s: --test %s left out: depth %d + %d tokens exceed the model's %d positions",
+                 r->shape, test, depth, n, r->m->cfg.max_ctx);
+        b->left_out = true;
+        return 0;
+    }
     enum dtype kv = b->kv_dtype ? kv_parse(b->kv_dtype) : kv_default(r->m->head.type);
     r->kv = kv_open(&r->m->cfg, r->n_batch, r->n_ctx, kv, err);
     r->run = r->kv ? run_new(r->m, r->pool, widest * r->n_batch, r->n_ctx, err) : NULL;
@@ -181,11 +214,11 @@ static int run_test(struct bench *b, struct rig *r, const char *test, int depth,
     }
     double mid = median(rate, b->repeat);
     add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i,s:s}", "test", test, "shape",
-                         r->shape, "dtype", dtype_info(r->m->layer[0].wq.type)->name, "threads",
-                         pool_size(r->pool), "batch", r->n_batch, "depth", depth, "tok_per_s", mid,
-                         "tok_per_s_min", rate[0], "tok_per_s_max", rate[b->repeat - 1],
-                         "limit_fraction", median(fraction, b->repeat), "repeat", b->repeat,
-                         "kv_dtype", dtype_info(kv)->name));
+                         r->shape, "dtype", r->dtype, "threads", pool_size(r->pool), "batch",
+                         r->n_batch, "depth", depth, "tok_per_s", mid, "tok_per_s_min", rate[0],
+                         "tok_per_s_max", rate[b->repeat - 1], "limit_fraction",
+                         median(fraction, b->repeat), "repeat", b->repeat, "kv_dtype",
+                         dtype_info(kv)->name));
     rc = 0;
 out:
     free(r->ids);
@@ -209,7 +242,7 @@ int bench_each(const char *list, int (*fn)(void *ud, const char *item, struct er
 
 struct sweep { /* the nested loops: shape, dtype, threads, batch, depth, test */
     struct bench *b;
-    const char *shape;
+    const char *shape, *dtype;
     struct model *m;
     struct rig rig;
     int depth;
@@ -249,7 +282,7 @@ static int on_threads(void *ud, const char *item, struct err *err) {
     if (bench_number("--threads", item, 1, 64, &n, err))
         return -1;
     struct pool *pool = pool_new(n);
-    s->rig = (struct rig){.b = s->b, .m = s->m, .pool = pool, .shape = s->shape};
+    s->rig = (struct rig){.b = s->b, .m = s->m, .pool = pool, .shape = s->shape, .dtype = s->dtype};
     int rc = bench_each(s->b->batches, on_batch, s, err);
     pool_free(pool);
     return rc;
@@ -265,6 +298,9 @@ static int on_dtype(void *ud, const char *item, struct err *err) {
     struct model_opts o = {.dtype = type, .pool = pool, .no_tokenizer = true};
     s->m = s->b->model ? model_open(s->b->model, &o, err) : model_random(&c, 1, &o, err);
     pool_free(pool);
+    /* rows that fill no blocks have another type; the row is named after the one asked for */
+    if (s->m)
+        s->dtype = dtype_info(type != DT_NONE ? type : s->m->layer[0].wq.type)->name;
     int rc = s->m ? bench_each(s->b->threads, on_threads, s, err) : -1;
     model_close(s->m);
     return rc;
@@ -286,10 +322,10 @@ static int on_limits(void *ud, const char *item, struct err *err) {
     struct pool *pool = pool_new(n);
     struct limits l = probe_limits(b->probe, pool);
     pool_free(pool);
-    if (!b->json && !json_array_size(b->limits))
+    if (b->form == FORM_MD && !json_array_size(b->limits))
         printf("\n| threads | read GB/s | F32 GFLOP/s | BF16 GFLOP/s | INT8 GOP/s "
                "|\n|--:|--:|--:|--:|--:|\n");
-    if (!b->json)
+    if (b->form == FORM_MD)
         printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", n, l.read / 1e9, l.f32 / 1e9, l.bf16 / 1e9,
                l.i8 / 1e9);
     json_array_append_new(b->limits,
@@ -325,10 +361,28 @@ json_t *bench_machine(void) {
                      u.release);
 }
 
+/* --json, or --output as llama-bench spells it. */
+static int find_form(struct bench *b, struct err *err) {
+    static const char *const names[] = {"md", "csv", "json"}; /* ORDER: enum form */
+    b->form = b->json ? FORM_JSON : FORM_MD;
+    for (int i = 0; i < 3; i++) {
+        if (!b->output || strcmp(b->output, names[i]) != 0)
+            continue;
+        if (b->json && i != FORM_JSON)
+            break;
+        b->form = (enum form)i;
+        return 0;
+    }
+    if (b->output)
+        return err_set(err, E_USAGE, "--output: '%.40s' is not md, csv or json%s", b->output,
+                       b->json ? " (or contradicts --json)" : "");
+    return 0;
+}
+
 static int speed(struct bench *b, struct err *err) {
     struct sweep s = {.b = b, .shape = b->model};
     enum dtype kv;
-    if (cmd_kv_dtype(b->kv_dtype, &kv, err))
+    if (find_form(b, err) || cmd_kv_dtype(b->kv_dtype, &kv, err))
         return -1;
     if (b->model && strrchr(b->model, '/'))
         s.shape = strrchr(b->model, '/') + 1;
@@ -338,7 +392,7 @@ static int speed(struct bench *b, struct err *err) {
     b->rows = json_array();
     if (!(b->probe = probe_new(err)))
         goto out;
-    if (!b->json)
+    if (b->form == FORM_MD)
         printf("%s, kernels %s\n", json_string_value(json_object_get(m, "cpu")),
                isa_name(kern_level()));
     if (bench_each(b->threads, on_limits, b, err))
@@ -346,8 +400,10 @@ static int speed(struct bench *b, struct err *err) {
     rc = b->model ? bench_each(b->dtypes, on_dtype, &s, err)
                   : bench_each(b->shapes, on_shape, &s, err);
     if (!rc && !json_array_size(b->rows))
-        rc = err_set(err, E_USAGE, "bench: an empty list leaves nothing to measure");
-    if (!rc && b->json)
+        rc = err_set(err, E_USAGE,
+                     b->left_out ? "bench: every test exceeds the model's positions"
+                                 : "bench: an empty list leaves nothing to measure");
+    if (!rc && b->form == FORM_JSON)
         rc = cmd_print_json(
             json_pack("{s:O,s:O,s:O}", "machine", m, "limits", b->limits, "rows", b->rows), true,
             err);
@@ -434,8 +490,8 @@ int cmd_bench(int argc, char **argv) {
         {"model", 'm', NULL, OPT_STR, &b.model, .arg = "PATH",
          .help = "a real model instead of a shape"},
         {"dtype", 0, NULL, OPT_STR, &b.dtypes, .arg = "LIST",
-         .help = "f32, f16, bf16, int8, int4, q8_0, q4_0 (default bf16,q8_0,q4_0; with --model: "
-                 "native)"},
+         .help = "f32, f16, bf16, int8, int4, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k "
+                 "(default bf16,q8_0,q4_0; with --model: native)"},
         {"kv-dtype", 0, "ctk", OPT_STR, &b.kv_dtype, .arg = "TYPE",
          .help =
              "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"},
@@ -448,6 +504,8 @@ int cmd_bench(int argc, char **argv) {
          .help = "tokens already in the KV cache (default 0)"},
         {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N",
          "samples; medians are printed (default 5)"},
+        {"output", 'o', NULL, OPT_STR, &b.output, .arg = "FORM",
+         .help = "md (default), csv or json; rows of md and csv are printed as they come"},
         OPTS_JSON(&b.json),
         OPTS_HELP(&b.help),
         OPTS_END};

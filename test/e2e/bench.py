@@ -5,8 +5,8 @@ import math
 import os
 import struct
 
-from harness import (claim, copy_of, made, main, pumice, read_safetensors, refuses, tmp, words_text, write_safetensors,
-                     write_text)
+from harness import (claim, copy_of, data, made, main, pumice, read_safetensors, refuses, sanitized, tmp, words_text,
+                     write_safetensors, write_text)
 
 LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops"]
 ROW = ["test", "shape", "dtype", "threads", "batch", "depth", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
@@ -77,10 +77,50 @@ def bench_prints_a_table_with_the_same_rows():
 
 
 @claim
+def bench_output_has_the_same_rows_in_every_form():
+    flags = ["--shape", "tiny", "--dtype", "f32", "--test", "pp4,tg2", "--threads", 1, "-r", 1]
+    lines = pumice("bench", *flags, "-o", "csv").out.strip().split("\n")
+    assert lines[0] == ",".join(ROW), lines
+    rows = [dict(zip(ROW, line.split(","))) for line in lines[1:]]
+    assert [(r["test"], r["shape"], r["dtype"], r["repeat"]) for r in rows] == [
+        (t, "tiny", "f32", "1") for t in ["pp4", "tg2"]], rows
+    assert all(float(r["tok_per_s"]) > 0 and float(r["limit_fraction"]) > 0 for r in rows), rows
+    assert [list(r) for r in pumice("bench", *flags, "--output", "json").json["rows"]] == [ROW, ROW]
+    assert "| shape | dtype | test |" in pumice("bench", *flags, "-o", "md").out
+    refuses(2, "--output: 'xml'", "bench", *flags, "-o", "xml")
+    refuses(2, "contradicts --json", "bench", *flags, "-o", "csv", "--json")
+
+
+@claim
+def bench_measures_every_type_and_test_of_the_speed_tables():
+    types = ["bf16", "int8", "int4", "q8_0", "q4_0", "q4_k"]
+    j = bench(shape=["tiny"], dtype=types, threads=[1], test=["pp128", "tg2"], repetitions=[1])
+    assert sorted((r["dtype"], r["test"]) for r in j["rows"]) == sorted(itertools.product(types, ["pp128", "tg2"]))
+    check_numbers(j)
+    if sanitized():
+        return
+    for asked in [{"test": ["pp512", "pp2048", "tg128"], "depth": [0, 2048], "batch": [1]},
+                  {"test": ["pp128", "tg64"], "depth": [0], "batch": [1, 4, 16]}]:
+        j = bench(shape=["tiny"], dtype=["bf16"], threads=[1], repetitions=[1], **asked)
+        got = [tuple(r[k] for k in asked) for r in j["rows"]]
+        assert sorted(got) == sorted(itertools.product(*asked.values())), got
+        check_numbers(j)
+
+
+@claim
+def bench_leaves_out_what_a_model_has_no_positions_for():
+    flags = ["bench", "--model", data("reference", "gpt2"), "--threads", 1, "-r", 1]
+    r = pumice(*flags, "--test", "pp2048,tg2", "--json")
+    assert [x["test"] for x in r.json["rows"]] == ["tg2"], r.json
+    assert "pp2048 left out" in r.err, r.err
+    assert "every test exceeds" in pumice(*flags, "--test", "pp2048", status=2).err
+
+
+@claim
 def bench_names_the_flag_it_cannot_take():
     good = {"--shape": "tiny", "--dtype": "f32", "--test": "tg1", "--threads": "1", "-r": "1"}
     for flag, value, part in [
-            ("--shape", "tiny,enormous", "shape 'enormous' unknown (168m"), ("--dtype", "f32,q4_k", "--dtype: 'q4_k'"),
+            ("--shape", "tiny,enormous", "shape 'enormous' unknown (168m"), ("--dtype", "f32,q9_k", "--dtype: 'q9_k'"),
             ("--test", "xx5", "--test xx5: not ppN or tgN"), ("--test", "tg0", "--test tg0:"),
             ("--test", "tg1,pp5x", "--test pp5x:"), ("--threads", "0", "--threads: '0'"),
             ("--threads", "1,65", "--threads: '65'"), ("--threads", "two", "--threads: 'two'"),
