@@ -131,22 +131,26 @@ out:
     return rc;
 }
 
+static struct serve_cmd defaults(void) {
+    return (struct serve_cmd){.gen = gen_opts_unset(),
+                              .host = "127.0.0.1",
+                              .schedule = "sarathi",
+                              .port = 8080,
+                              .n_slot = 8,
+                              .max_queue = 512,
+                              .max_n = 16,
+                              .max_connections = 8192,
+                              .ping = 10,
+                              .drain = 30,
+                              .header = 10,
+                              .body = 30,
+                              .write = 30,
+                              .idle = 60,
+                              .max_body_mib = 8};
+}
+
 int cmd_serve(int argc, char **argv) {
-    struct serve_cmd c = {.gen = gen_opts_unset(),
-                          .host = "127.0.0.1",
-                          .schedule = "sarathi",
-                          .port = 8080,
-                          .n_slot = 8,
-                          .max_queue = 512,
-                          .max_n = 16,
-                          .max_connections = 8192,
-                          .ping = 10,
-                          .drain = 30,
-                          .header = 10,
-                          .body = 30,
-                          .write = 30,
-                          .idle = 60,
-                          .max_body_mib = 8};
+    struct serve_cmd c = defaults();
     struct err err = {0};
     int rest;
     const struct opt table[] = {

@@ -370,9 +370,10 @@ static enum MHD_Result start_stream(struct exchange *x) {
 
 /* -- requests in ------------------------------------------------------------------------------- */
 
-static const struct route *find_route(struct exchange *x, struct fault *f) {
+/* *other: a method that the path does take, or NULL. */
+static const struct route *find_route(const struct exchange *x, const char **other) {
     const char *method = strcmp(x->method, "HEAD") ? x->method : "GET";
-    const char *other = NULL;
+    *other = NULL;
     for (const struct route *r = x->http->o.route; r->method; r++) {
         size_t n = strlen(r->path);
         bool prefix = r->path[n - 1] == '*';
@@ -380,13 +381,7 @@ static const struct route *find_route(struct exchange *x, struct fault *f) {
             continue;
         if (!strcmp(r->method, method))
             return r;
-        other = r->method;
-    }
-    if (other) {
-        http_header(x, "Allow", other);
-        fault_set(f, 405, "method_not_allowed", NULL, "%s takes %s", x->path, other);
-    } else {
-        fault_set(f, 404, "not_found", NULL, "there is nothing at this path");
+        *other = r->method;
     }
     return NULL;
 }
@@ -416,14 +411,18 @@ static int check_access(struct exchange *x, const struct request_head *head, str
     }
     if (!strcmp(x->method, "OPTIONS"))
         return 0;
-    if (!(x->route = find_route(x, f)) && f->status == 405)
-        return -1;
+    const char *other;
+    x->route = find_route(x, &other);
     if (!(x->route && x->route->open) && !has_key(x, head)) {
         h->stats.unauthorized++;
-        *f = (struct fault){0};
         return fault_set(f, 401, "invalid_api_key", NULL, "Invalid API Key");
     }
-    return x->route ? 0 : -1;
+    if (x->route)
+        return 0;
+    if (!other)
+        return fault_set(f, 404, "not_found", NULL, "there is nothing at this path");
+    http_header(x, "Allow", other);
+    return fault_set(f, 405, "method_not_allowed", NULL, "%s takes %s", x->path, other);
 }
 
 static int check_body(struct exchange *x, const struct request_head *head, struct fault *f) {

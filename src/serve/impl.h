@@ -15,6 +15,7 @@ struct server {
     struct prompter *prompter;
     int n_ctx;
     time_t started;
+    struct route *route; /* owned: the table of server.c, and the page's files */
     char name[128], fingerprint[64];
 };
 
@@ -29,6 +30,7 @@ void route_live(struct exchange *x, void *app);
 void route_props(struct exchange *x, void *app);
 void route_slots(struct exchange *x, void *app);
 void route_metrics(struct exchange *x, void *app);    /* metrics.c */
+void route_page(struct exchange *x, void *app);       /* page.c */
 void route_tokenize(struct exchange *x, void *app);   /* text.c */
 void route_detokenize(struct exchange *x, void *app);
 void route_template(struct exchange *x, void *app);

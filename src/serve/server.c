@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "serve/impl.h"
+#include "serve/page.h"
 
 static const struct route routes[] = {
     {"POST", "/v1/chat/completions", false, route_chat},
@@ -24,8 +25,17 @@ static const struct route routes[] = {
     {"POST", "/tokenize", false, route_tokenize},
     {"POST", "/detokenize", false, route_detokenize},
     {"POST", "/apply-template", false, route_template},
-    {0},
 };
+enum { N_ROUTES = sizeof routes / sizeof routes[0] };
+
+/* The page needs no key: it asks for one. */
+static struct route *all_routes(void) {
+    struct route *r = mem_array((size_t)(N_ROUTES + page_count + 1), sizeof *r);
+    memcpy(r, routes, sizeof routes);
+    for (int i = 0; i < page_count; i++)
+        r[N_ROUTES + i] = (struct route){"GET", page_files[i].path, true, route_page};
+    return r;
+}
 
 /* The path's last part, without .gguf: what clients see as the model's name. */
 static void name_of(const char *path, const char *alias, char *out, size_t size) {
@@ -64,7 +74,7 @@ struct server *server_open(const struct model *m, struct engine *e, const struct
     s->loop = loop_open(e, &(struct loop_opts){o->n_slot, o->max_queue}, err);
     if (!s->loop)
         goto fail;
-    s->o.http.route = routes;
+    s->o.http.route = s->route = all_routes();
     s->o.http.app = s;
     s->http = http_open(&s->o.http, err);
     if (!s->http)
@@ -103,5 +113,6 @@ void server_close(struct server *s) {
     http_close(s->http);
     loop_close(s->loop);
     prompter_close(s->prompter);
+    free(s->route);
     free(s);
 }

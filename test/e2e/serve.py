@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -14,7 +15,7 @@ import subprocess
 import threading
 import time
 
-from harness import BIN, BOS, CONTEXT, VOCAB, Skip, claim, environment, main, made, pumice, refuses, sanitized, tmp
+from harness import BIN, BOS, CONTEXT, ROOT, VOCAB, Skip, claim, environment, main, made, pumice, refuses, sanitized, tmp
 
 SLOW = 4 if sanitized() else 1  # patience with a sanitizer's build
 
@@ -424,7 +425,7 @@ def keys_guard_every_route_but_health():
     with open(tmp("keys"), "w", encoding="utf-8") as f:
         f.write("# comment\nfrom-file\n")
     with serving("--api-key", "sesame", "--api-key-file", tmp("keys")) as s:
-        for path in ("/v1/models", "/metrics", "/props", "/slots", "/nothing", "/"):
+        for path in ("/v1/models", "/metrics", "/props", "/slots", "/nothing", "/v1/completions"):
             assert s.ask("GET", path)[0] == 401, path
         e = s.post("/v1/completions", TEXT, status=401)["error"]
         assert e["message"] == "Invalid API Key" and e["type"] == "authentication_error", e
@@ -437,7 +438,7 @@ def keys_guard_every_route_but_health():
         for path in ("/health", "/livez", "/readyz"):
             assert s.ask("GET", path)[0] == 200
         assert "sesame" not in s.errors()
-    refuses(2, "--api-key", "serve", made("chat"), "--host", "0.0.0.0", "--port", "0")
+    refuses(2, "--api-key", "serve", made("chat"), "-q", "--host", "0.0.0.0", "--port", "0")
 
 
 # -- clients that behave badly ------------------------------------------------------------------------------------
@@ -674,9 +675,11 @@ def metrics_are_well_formed():
 
 
 @claim
-def the_table_of_parameters_prints():
+def the_table_of_parameters_is_that_of_the_docs():
     table = pumice("serve", "--help-params").out
     assert "| `temperature` | chat, completions" in table and table.count("\n") > 40, table[:300]
+    with open(os.path.join(ROOT, "docs", "server.md"), encoding="utf-8") as f:
+        assert table in f.read(), "docs/server.md has another table than `serve --help-params`"
 
 
 if __name__ == "__main__":
