@@ -11,7 +11,7 @@ from harness import BIN, ROOT, claim, environment, made, main, tmp
 
 FAKE = """#!%s
 # A peer: RATE is its speed; BREAK is how it fails; it appends its name and flags to LOG.
-import json, os, sys
+import json, os, sys, time
 args = sys.argv[1:]
 opt = lambda name, default=None: args[args.index(name) + 1] if name in args else default
 rate, broken = float(os.environ.get("RATE", 100)), os.environ.get("BREAK", "")
@@ -20,7 +20,10 @@ if args == ["--help"]:
     sys.exit()
 with open(os.environ["LOG"], "a") as f:
     print(os.environ.get("NAME"), *args, file=f)
-if broken == "status":
+if broken == "hang":
+    sys.stdin.read()
+    time.sleep(60)
+if broken == "status" or broken == "generation" and opt("-n") != "0":
     print("first\\nerror: failed to load model", file=sys.stderr)
     sys.exit(3)
 if opt("-npl"):
@@ -137,11 +140,21 @@ def what_a_peer_does_wrong_is_told_in_its_name():
     for peer, part in [("odd=/nonexistent/x", "odd: /nonexistent/x: No such file"), ("odd", "not NAME=COMMAND"),
                        ("odd=A=1", "names no program"), (f"odd={model()}", "Permission denied")]:
         assert part in peers("--peer", peer, model(), status=1)[0].stderr, peer
+    assert "odd: not done after 1 s" in peers("--peer", f"odd=BREAK=hang {fake()}", "--timeout", 1, "--test", "tg4", model(),
+                                              status=1)[0].stderr
     peer = ["--peer", f"a={fake()}"]
     assert "/nonexistent.gguf: no such file" in peers(*peer, "/nonexistent.gguf", status=1)[0].stderr
     assert "is not ppN or tgN" in peers(*peer, "--test", "xx4", model(), status=2)[0].stderr
     said = peers(*peer, "--test", "tg4", model(), status=1, pumice="/bin/echo")[0].stderr
     assert "peers: pumice: not the JSON of `bench`" in said, said
+
+
+@claim
+def rows_that_are_whole_survive_a_failure():
+    p, _ = peers("--peer", f"a=BREAK=generation {fake()}", "--test", "pp8,tg4,pp9", "-r", 1, "--json", model(), status=1)
+    j = json.loads(p.stdout)
+    assert not j["complete"] and [r["test"] for r in j["rows"]] == ["pp8"], j
+    assert "peers: a: exit status 3" in p.stderr, p.stderr
 
 
 @claim
