@@ -286,10 +286,19 @@ static json_t *row(const char *policy, const char *clock, const struct sim_resul
                      (json_int_t)r->computed, "budget_min", r->budget_min);
 }
 
+static void print_head(const struct bench *b) {
+    const struct sarathi_cost *c = &b->sim.cost;
+    printf("step: %.3g + %.3g B + %.3g P + %.3g past + %.3g P (past + P/2) ms (%s); TBT "
+           "objective %.1f ms\n\n",
+           c->w * 1e3, c->d * 1e3, c->p * 1e3, c->a * 1e3, c->q * 1e3,
+           b->cost_text ? "given" : "measured", b->sim.slo * 1e3);
+    printf("| policy | clock | TTFT p50 | p99 | TBT p50 | p99 | max | delay p50 | tok/s | "
+           "capacity |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
+}
+
 static void print_row(const struct bench *b, const json_t *j, double capacity) {
     if (!json_array_size(b->rows))
-        printf("| policy | clock | TTFT p50 | p99 | TBT p50 | p99 | max | delay p50 | tok/s | "
-               "capacity |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
+        print_head(b);
     static const char *const key[] = {"ttft_p50_ms", "ttft_p99_ms", "tbt_p50_ms",
                                       "tbt_p99_ms",  "tbt_max_ms",  "delay_p50_ms"};
     printf("| %s | %s |", json_string_value(json_object_get(j, "policy")),
@@ -308,6 +317,12 @@ static void add_row(struct bench *b, json_t *j, double capacity) {
     if (!b->json)
         print_row(b, j, capacity);
     json_array_append_new(b->rows, j);
+}
+
+static int is_policy(void *ud, const char *item, struct err *err) {
+    enum sarathi_policy p;
+    (void)ud;
+    return sarathi_parse(item, &p, err);
 }
 
 static int on_policy(void *ud, const char *item, struct err *err) {
@@ -380,15 +395,10 @@ static int schedule(struct bench *b, struct err *err) {
     b->sim.slo = b->slo_ms > 0 ? (double)b->slo_ms / 1000 : strict_slo(&b->sim.cost);
     machine = b->cost_text ? json_null() : bench_machine();
     const struct sarathi_cost *c = &b->sim.cost;
-    if (!b->json)
-        printf("step: %.3g + %.3g B + %.3g P + %.3g past + %.3g P (past + P/2) ms (%s); TBT "
-               "objective %.1f ms\n\n",
-               c->w * 1e3, c->d * 1e3, c->p * 1e3, c->a * 1e3, c->q * 1e3,
-               b->cost_text ? "given" : "measured", b->sim.slo * 1e3);
-    if (bench_each(b->policies, on_policy, b, err))
+    if (bench_each(b->policies, is_policy, b, err) || bench_each(b->policies, on_policy, b, err))
         goto out;
-    rc = 0;
-    if (b->json)
+    rc = json_array_size(b->rows) ? 0 : err_set(err, E_USAGE, "--policy: an empty list");
+    if (!rc && b->json)
         rc = cmd_print_json(
             json_pack("{s:O,s:s,s:{s:f,s:f,s:f,s:f,s:f},s:f,s:f,s:i,s:i,s:i,s:I,s:O}", "machine",
                       machine, "cost_source", b->cost_text ? "given" : "measured", "cost", "w",

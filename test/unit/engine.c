@@ -386,7 +386,7 @@ static void tokens_do_not_depend_on_chunks_or_on_sixteen_at_once(void **state) {
 
 static void tokens_do_not_depend_on_preemption_at_random_steps(void **state) {
     (void)state;
-    FOR_SEEDS(6) {
+    FOR_SEEDS(3) {
         static const int batch[] = {7, 16, 64};
         struct way w = {
             .n_slot = seed % 2 ? 16 : 3, .n_batch = batch[seed % 3], .preempt = 3, .waves = true};
@@ -457,7 +457,7 @@ static void a_request_that_outgrows_all_memory_ends_with_an_error(void **state) 
 
 static void cancelled_requests_end_once_and_disturb_nobody(void **state) {
     (void)state;
-    FOR_SEEDS(6) {
+    FOR_SEEDS(3) {
         struct way w = {
             .n_slot = 8, .n_batch = 24, .preempt = seed % 2 ? 5 : 0, .cancel = 2, .waves = true};
         assert_true(check_way(&w, seed).ended[FIN_CANCELLED] > 10);
