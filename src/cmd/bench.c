@@ -476,6 +476,8 @@ int cmd_bench(int argc, char **argv) {
     bool tokenize = argc > 1 && strcmp(argv[1], "tokenize") == 0;
     if (argc > 1 && strcmp(argv[1], "train") == 0)
         return cmd_bench_train(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return cmd_bench_serve(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "schedule") == 0)
         return cmd_bench_schedule(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "kv") == 0)

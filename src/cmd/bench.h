@@ -7,6 +7,7 @@
 #include "base/err.h"
 
 int cmd_bench_train(int argc, char **argv);
+int cmd_bench_serve(int argc, char **argv);
 int cmd_bench_schedule(int argc, char **argv);
 int cmd_bench_kv(int argc, char **argv);
 

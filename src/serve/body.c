@@ -21,19 +21,20 @@ json_t *body_json(const void *data, size_t n, struct fault *f) {
     return j;
 }
 
-json_t *body_params(struct exchange *x, enum endpoint at, struct params *p, struct fault *f) {
-    struct buf ignored = {0};
+json_t *body_read(struct exchange *x, struct fault *f) {
     size_t n;
     const char *data = http_body(x, &n);
-    json_t *j = body_json(data, n, f);
-    if (j && params_parse(j, at, p, &ignored, f)) {
-        json_decref(j);
-        j = NULL;
-    }
+    return body_json(data, n, f);
+}
+
+int body_params(struct exchange *x, const json_t *body, enum endpoint at, struct params *p,
+                struct fault *f) {
+    struct buf ignored = {0};
+    int rc = params_parse(body, at, p, &ignored, f);
     if (ignored.len)
         http_header(x, "X-Pumice-Ignored", buf_str(&ignored));
     buf_free(&ignored);
-    return j;
+    return rc;
 }
 
 int check_model(const struct server *s, const char *name, struct fault *f) {

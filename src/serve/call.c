@@ -271,14 +271,16 @@ static void make_choices(struct call *c) {
     }
 }
 
-struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, struct fault *f) {
+struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, json_t *body,
+                       struct fault *f) {
     struct call *c = mem_new(sizeof *c);
+    c->body = body;
     c->server = s;
     c->x = x;
     c->at = at;
     c->created = (int64_t)time(NULL);
     snprintf(c->id, sizeof c->id, "%s-%s", at == AT_CHAT ? "chatcmpl" : "cmpl", http_id(x));
-    if (!(c->body = body_params(x, at, &c->p, f)) || check_model(s, c->p.model, f) ||
+    if (!body || body_params(x, body, at, &c->p, f) || check_model(s, c->p.model, f) ||
         check_support(c, f) || read_logprobs(c, f) || read_stop(c, f) || read_stop_ids(c, f) ||
         read_bias(c, f) || option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
         option_bool(c->p.stream_options, "continuous_usage_stats", &c->usage_each, f) ||
@@ -332,7 +334,7 @@ void call_start(struct call *c, const struct job_ops *ops) {
         else
             fault_set(&f, 503, "stopping", NULL, "%s", err.msg);
         f.retry_after = err.code == E_BUSY ? loop_retry_after(l) : 1;
-        http_fault(c->x, &f);
+        ops->refuse(c->x, &f);
         call_free(c);
     }
     free(task);

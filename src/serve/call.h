@@ -43,8 +43,10 @@ struct call {
     void *extra;     /* of a dialect */
 };
 
-/* Reads the body; NULL with a fault.  Everything that can be refused is refused here. */
-struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, struct fault *f);
+/* Reads a body, which it takes over (NULL with a fault is passed on); NULL with a fault.
+ * Everything that can be refused is refused here. */
+struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, json_t *body,
+                       struct fault *f);
 void call_free(void *call);
 
 /* Submits the tasks and leaves the call with the exchange, by ops; or replies with the fault of a

@@ -123,7 +123,8 @@ static bool on_tick(void *ud, int64_t now) {
     const struct http_opts *o = &x->http->o;
     bool keep = true;
     pthread_mutex_lock(&x->lock);
-    if (x->streaming && x->suspended && o->ping_ms && now - x->gave_us > o->ping_ms * 1000LL) {
+    bool pings = x->streaming && x->ops->pings && o->ping_ms;
+    if (pings && x->suspended && now - x->gave_us > o->ping_ms * 1000LL) {
         x->ping = true;
         resume(x);
     } else if (x->streaming && !x->suspended) {

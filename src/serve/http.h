@@ -29,7 +29,9 @@ struct job_ops {
     bool (*step)(void *job, struct exchange *x); /* true: it has called http_reply */
     /* Appends what is new to a stream; false: that was all of it. */
     bool (*read)(void *job, struct exchange *x, struct buf *out);
-    const char *type;           /* of the stream */
+    const char *type; /* of the stream */
+    bool pings;       /* it may have server-sent comments */
+    void (*refuse)(struct exchange *x, const struct fault *f); /* instead of http_fault */
     void (*left)(void *job);    /* the client has gone; not after the end of the answer */
     void (*release)(void *job); /* nobody holds the exchange any more; any thread */
 };

@@ -35,12 +35,19 @@ void route_tokenize(struct exchange *x, void *app);   /* text.c */
 void route_detokenize(struct exchange *x, void *app);
 void route_template(struct exchange *x, void *app);
 
+void route_ollama_chat(struct exchange *x, void *app); /* ollama.c */
+void route_ollama_generate(struct exchange *x, void *app);
+void route_ollama_tags(struct exchange *x, void *app);
+void route_ollama_version(struct exchange *x, void *app);
+
 /* -- shared steps ------------------------------------------------------------------------------ */
 
 /* The body as a JSON object, owned by the caller; NULL with a fault (body.c). */
 json_t *body_json(const void *data, size_t n, struct fault *f);
-/* The same of an exchange, with its parameters; unknown ones go into a header. */
-json_t *body_params(struct exchange *x, enum endpoint at, struct params *p, struct fault *f);
+json_t *body_read(struct exchange *x, struct fault *f); /* the exchange's */
+/* A body's parameters; unknown names go into a header. */
+int body_params(struct exchange *x, const json_t *body, enum endpoint at, struct params *p,
+                struct fault *f);
 
 /* -1 with 404 unless a request may name the model so; NULL may. */
 int check_model(const struct server *s, const char *name, struct fault *f);

@@ -299,15 +299,18 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
 
 /* -- routes ------------------------------------------------------------------------------------ */
 
-static const struct job_ops whole = {.step = on_step, .left = call_left, .release = call_free};
+static const struct job_ops whole = {
+    .step = on_step, .refuse = http_fault, .left = call_left, .release = call_free};
 static const struct job_ops stream = {.read = on_read,
                                       .type = "text/event-stream; charset=utf-8",
+                                      .pings = true,
+                                      .refuse = http_fault,
                                       .left = call_left,
                                       .release = call_free};
 
 static void generate(struct exchange *x, struct server *s, enum endpoint at) {
     struct fault f = {0};
-    struct call *c = call_read(s, x, at, &f);
+    struct call *c = call_read(s, x, at, body_read(x, &f), &f);
     if (!c) {
         http_fault(x, &f);
         return;

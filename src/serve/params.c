@@ -38,36 +38,30 @@ static const struct row table[] = {
      .help = "most tokens to generate; 0 only reads the prompt"},
     {"min_tokens", .kind = INT, .at = AT_GENERATE, .dst = TO(min_tokens), .lo = 0, .hi = BIG,
      .standard = "0", .help = "nothing ends the answer before so many tokens"},
-    {"temperature", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(temperature), .lo = 0,
-     .hi = 2, .standard = "the server's", .help = "0 is greedy"},
-    {"top_p", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(top_p), .lo = 0, .hi = 1,
-     .open = "(", .standard = "the server's",
-     .help = "keep the likeliest that sum to this; 1 is off"},
-    {"top_k", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(top_k), .lo = -1, .hi = BIG,
+    {"temperature", .kind = REAL, .at = AT_GENERATE, .dst = TO(temperature), .lo = 0, .hi = 2,
+     .standard = "the server's", .help = "0 is greedy"},
+    {"top_p", .kind = REAL, .at = AT_GENERATE, .dst = TO(top_p), .lo = 0, .hi = 1, .open = "(",
+     .standard = "the server's", .help = "keep the likeliest that sum to this; 1 is off"},
+    {"top_k", .kind = INT, .at = AT_GENERATE, .dst = TO(top_k), .lo = -1, .hi = BIG,
      .standard = "the server's", .help = "keep so many of the likeliest; 0 and -1 are off"},
-    {"min_p", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(min_p), .lo = 0, .hi = 1,
-     .open = ")", .standard = "the server's",
-     .help = "keep those at least so likely, relative to the best"},
-    {"repetition_penalty", "repeat_penalty", NULL, REAL, AT_GENERATE | AT_OPTIONS,
-     TO(repeat_penalty), 0, 10, "(", .standard = "the server's",
-     .help = "weaken recent tokens; 1 is off"},
-    {"repeat_last_n", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(repeat_last_n),
-     .lo = -1, .hi = BIG, .standard = "the server's",
-     .help = "how many tokens are recent; -1 is all"},
-    {"presence_penalty", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(presence_penalty),
-     .lo = -2, .hi = 2, .standard = "the server's", .help = "weaken tokens that the answer has"},
-    {"frequency_penalty", .kind = REAL, .at = AT_GENERATE | AT_OPTIONS,
-     .dst = TO(frequency_penalty), .lo = -2, .hi = 2, .standard = "the server's",
-     .help = "weaken tokens by their count in the answer"},
-    {"seed", .kind = INT, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(seed), .lo = -1,
-     .hi = 9223372036854775807.0, .standard = "-1",
+    {"min_p", .kind = REAL, .at = AT_GENERATE, .dst = TO(min_p), .lo = 0, .hi = 1, .open = ")",
+     .standard = "the server's", .help = "keep those at least so likely, relative to the best"},
+    {"repetition_penalty", "repeat_penalty", NULL, REAL, AT_GENERATE, TO(repeat_penalty), 0, 10,
+     "(", .standard = "the server's", .help = "weaken recent tokens; 1 is off"},
+    {"repeat_last_n", .kind = INT, .at = AT_GENERATE, .dst = TO(repeat_last_n), .lo = -1, .hi = BIG,
+     .standard = "the server's", .help = "how many tokens are recent; -1 is all"},
+    {"presence_penalty", .kind = REAL, .at = AT_GENERATE, .dst = TO(presence_penalty), .lo = -2,
+     .hi = 2, .standard = "the server's", .help = "weaken tokens that the answer has"},
+    {"frequency_penalty", .kind = REAL, .at = AT_GENERATE, .dst = TO(frequency_penalty), .lo = -2,
+     .hi = 2, .standard = "the server's", .help = "weaken tokens by their count in the answer"},
+    {"seed", .kind = INT, .at = AT_GENERATE, .dst = TO(seed), .lo = -1, .hi = 9223372036854775807.0,
+     .standard = "-1",
      .help = "same seed, same text, whatever else runs; choice i uses seed + i; -1 is a fresh one"},
     {"n", .kind = INT, .at = AT_GENERATE, .dst = TO(n), .lo = 1, .hi = 16, .standard = "1",
      .help = "choices for each prompt (at most `--max-n`)"},
     {"best_of", .kind = INT, .at = AT_COMPLETION, .dst = TO(best_of), .lo = 1, .hi = 16,
      .standard = "n", .help = "accepted only if it equals n"},
-    {"stop", .kind = JSON, .at = AT_GENERATE | AT_OPTIONS, .dst = TO(stop), .lo = STR | ARR,
-     .standard = "none",
+    {"stop", .kind = JSON, .at = AT_GENERATE, .dst = TO(stop), .lo = STR | ARR, .standard = "none",
      .help = "a string or up to 16 of 1 to 256 bytes; the answer ends before it"},
     {"stop_token_ids", .kind = JSON, .at = AT_GENERATE, .dst = TO(stop_token_ids), .lo = ARR,
      .standard = "none", .help = "up to 64 token ids that end the answer"},
@@ -126,9 +120,6 @@ static const struct row table[] = {
      .help = "give {id, piece} for each token"},
     {"tokens", .kind = JSON, .at = AT_DETOKENIZE, .dst = TO(tokens), .lo = ARR,
      .help = "token ids"},
-    {"num_predict", .kind = INT, .at = AT_OPTIONS, .dst = TO(max_tokens), .lo = -2, .hi = BIG,
-     .standard = "to the end of the context",
-     .help = "most tokens to generate; -1 and -2 as if absent"},
 };
 /* clang-format on */
 enum { N_ROWS = sizeof table / sizeof table[0] };
@@ -288,8 +279,8 @@ static void print_range(FILE *f, const struct row *r) {
 
 void params_print(FILE *f) {
     static const char *const place[] = {/* ORDER enum endpoint */
-                                        "chat",       "completions",    "tokenize",
-                                        "detokenize", "apply-template", "Ollama's options"};
+                                        "chat", "completions", "tokenize", "detokenize",
+                                        "apply-template"};
     fputs("| parameter | where | type | range | default | meaning |\n|---|---|---|---|---|---|\n",
           f);
     for (int i = 0; i < N_ROWS; i++) {
@@ -300,7 +291,7 @@ void params_print(FILE *f) {
         if (r->alias2)
             fprintf(f, ", `%s`", r->alias2);
         fputs(" | ", f);
-        for (int b = 0, first = 1; b < 6; b++)
+        for (int b = 0, first = 1; b < 5; b++)
             if (r->at & (1u << b)) {
                 fprintf(f, "%s%s", first ? "" : ", ", place[b]);
                 first = 0;

@@ -19,7 +19,6 @@ enum endpoint { /* bits */
     AT_TOKENIZE = 4,
     AT_DETOKENIZE = 8,
     AT_TEMPLATE = 16,
-    AT_OPTIONS = 32, /* the options object of Ollama's API */
     AT_GENERATE = AT_CHAT | AT_COMPLETION,
 };
 

@@ -25,6 +25,10 @@ static const struct route routes[] = {
     {"POST", "/tokenize", false, route_tokenize},
     {"POST", "/detokenize", false, route_detokenize},
     {"POST", "/apply-template", false, route_template},
+    {"POST", "/api/chat", false, route_ollama_chat},
+    {"POST", "/api/generate", false, route_ollama_generate},
+    {"GET", "/api/tags", false, route_ollama_tags},
+    {"GET", "/api/version", false, route_ollama_version},
 };
 enum { N_ROUTES = sizeof routes / sizeof routes[0] };
 

@@ -41,8 +41,9 @@ void route_tokenize(struct exchange *x, void *app) {
     struct server *s = app;
     struct params p;
     struct fault f = {0};
-    json_t *body = body_params(x, AT_TOKENIZE, &p, &f);
-    if (!body || check_model(s, p.model, &f) || tokenize(x, s, &p, &f))
+    json_t *body = body_read(x, &f);
+    if (!body || body_params(x, body, AT_TOKENIZE, &p, &f) || check_model(s, p.model, &f) ||
+        tokenize(x, s, &p, &f))
         http_fault(x, &f);
     json_decref(body);
 }
@@ -80,8 +81,9 @@ void route_detokenize(struct exchange *x, void *app) {
     struct server *s = app;
     struct params p;
     struct fault f = {0};
-    json_t *body = body_params(x, AT_DETOKENIZE, &p, &f);
-    if (!body || check_model(s, p.model, &f) || detokenize(x, s, &p, &f))
+    json_t *body = body_read(x, &f);
+    if (!body || body_params(x, body, AT_DETOKENIZE, &p, &f) || check_model(s, p.model, &f) ||
+        detokenize(x, s, &p, &f))
         http_fault(x, &f);
     json_decref(body);
 }
@@ -115,8 +117,9 @@ void route_template(struct exchange *x, void *app) {
     struct server *s = app;
     struct params p;
     struct fault f = {0};
-    json_t *body = body_params(x, AT_TEMPLATE, &p, &f);
-    if (!body || check_model(s, p.model, &f) || apply_template(x, s, &p, &f))
+    json_t *body = body_read(x, &f);
+    if (!body || body_params(x, body, AT_TEMPLATE, &p, &f) || check_model(s, p.model, &f) ||
+        apply_template(x, s, &p, &f))
         http_fault(x, &f);
     json_decref(body);
 }

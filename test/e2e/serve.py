@@ -311,6 +311,45 @@ def the_server_describes_itself():
     assert s.post("/detokenize", {"tokens": [t["id"] for t in ids]})["content"] == "the cat"
 
 
+@claim
+def ollamas_clients_get_what_they_read():
+    s = shared()
+    want = s.post("/v1/chat/completions", CHAT)["choices"][0]["message"]["content"]
+    ask = {"model": "model-chat:latest", "messages": CHAT["messages"], "options": {"num_predict": 12, "temperature": 0}}
+    got = s.post("/api/chat", {**ask, "stream": False})
+    assert got["message"] == {"role": "assistant", "content": want} and got["done"] and got["done_reason"] == "length", got
+    assert got["eval_count"] == 12 and got["model"] == "model-chat", got
+    lines = [json.loads(x) for x in s.post("/api/chat", ask).splitlines()]
+    assert "".join(x["message"]["content"] for x in lines) == want, lines
+    assert [x["done"] for x in lines][-2:] == [False, True] and lines[-1]["prompt_eval_count"] > 0, lines
+    raw = {"prompt": TEXT["prompt"], "raw": True, "stream": False, "options": {"num_predict": 12}}
+    assert s.post("/api/generate", raw)["response"] == s.post("/v1/completions", TEXT)["choices"][0]["text"]
+    talk = {"prompt": CHAT["messages"][0]["content"], "options": {"num_predict": 12}}
+    lines = [json.loads(x) for x in s.post("/api/generate", talk).splitlines()]
+    assert "".join(x["response"] for x in lines) == want, lines
+    for body, status in (({"model": "other", "messages": []}, 404), ({"messages": []}, 400), ({"options": 5}, 400),
+                         ({**ask, "options": {"temperature": 9}}, 400), ({**ask, "format": 5}, 400)):
+        assert isinstance(s.post("/api/chat", body, status=status)["error"], str), body
+    assert s.post("/api/generate", {"prompt": ["a", "b"]}, status=400)["error"]
+    assert s.ask("GET", "/api/tags")[2]["models"][0]["name"] == "model-chat" and s.ask("GET", "/api/version")[0] == 200
+
+
+@claim
+def bench_serve_reports_what_the_server_did():
+    s = shared()
+    url = f"http://127.0.0.1:{s.port}"
+    r = pumice("bench", "serve", "--url", url, "-n", 6, "--max-concurrency", 3, "--input-len", 40, "--output-len", 8, "--json",
+               "--num-warmups", 0, timeout=60 * SLOW).json
+    assert (r["completed"], r["failed"], r["total_input_tokens"], r["total_output_tokens"]) == (6, 0, 240, 48), r
+    assert r["model_id"] == "model-chat" and r["max_concurrency"] == 3 and r["request_rate"] == "inf", r
+    for name in ("ttft", "tpot", "itl", "e2el"):
+        low, high = r[f"median_{name}_ms"], r[f"p99_{name}_ms"]
+        assert 0 <= low <= high <= r[f"max_{name}_ms"] and r[f"mean_{name}_ms"] > 0, (name, r)
+    assert abs(r["output_throughput"] * r["duration"] - 48) < 0.01, r
+    pumice("bench", "serve", "--url", url + "/nothing", status=6)
+    pumice("bench", "serve", "--url", url, "--model", "other", "-n", 1, "--num-warmups", 0, status=6)
+
+
 # -- refusals -----------------------------------------------------------------------------------------------------
 
 @claim
