@@ -123,7 +123,7 @@ struct jrun {
     struct jinja_text *out; /* where output goes now */
     struct jscope top;
     struct jv caller; /* handed to the macro that is called next; J_MISSING = none */
-    int line, depth, loops;
+    int line, depth;
     int64_t steps;
     time_t now;
 };

@@ -762,7 +762,7 @@ static struct jnode *statement(struct parse *p) {
 static struct jnode *body(struct parse *p, const char *const *ends) {
     struct jnode *n = leaf(p, S_BODY);
     struct kids k = {0};
-    int line = p->t->line;
+    int line = ends ? p->t[-1].line : 1; /* of the tag in front */
     if (++p->nest > JINJA_MAX_NEST)
         fail(p, "nested too deeply");
     while (!p->err->code) {

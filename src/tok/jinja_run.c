@@ -88,7 +88,7 @@ static struct jv loop_attr(struct jrun *r, const struct jloop *l, const char *na
                                         "last",   "previtem", "nextitem"};
     const struct jseq *s = l->seq;
     int n = s->n, i = l->i, which = 0;
-    int value[] = {i + 1, i, n - i, n - i - 1, n, l->level + 1, l->level};
+    int value[] = {i + 1, i, n - i, n - i - 1, n, 1, 0};
     while (which < 11 && strcmp(names[which], name))
         which++;
     (void)r;
@@ -336,11 +336,7 @@ static struct jv call_macro(struct jrun *r, const struct jmacro *m, const struct
     rest_of_arguments(r, s, n, a);
     if (caller.type != J_MISSING)
         define(r, s, known(r, "caller"), caller);
-    int loops = r->loops;
-    r->loops = 0;
-    struct jv v = capture(r, n->kid[0], s);
-    r->loops = loops;
-    return v;
+    return capture(r, n->kid[0], s);
 }
 
 struct jv jcall(struct jrun *r, struct jv f, const struct jargs *a) {
@@ -677,7 +673,7 @@ static enum go for_loop(struct jrun *r, const struct jnode *n, struct jscope *s)
         items = kept;
     }
     struct jloop *loop = jnew(r, sizeof *loop);
-    *loop = (struct jloop){.seq = items, .level = r->loops++};
+    loop->seq = items;
     const char *name = known(r, "loop");
     for (; loop->i < items->n && !r->err->code; loop->i++) {
         struct jscope *round = scope_new(r, s);
@@ -686,7 +682,6 @@ static enum go for_loop(struct jrun *r, const struct jnode *n, struct jscope *s)
         if (exec(r, n->kid[3], round) == GO_BREAK)
             break;
     }
-    r->loops--;
     if (!items->n && otherwise)
         return exec(r, otherwise, scope_new(r, s));
     return GO_ON;

@@ -649,7 +649,7 @@ static void json_str(struct jinja_text *t, const struct json_style *o, const str
                      0xdc00 + ((cp - 65536) & 1023));
         else
             snprintf(e, sizeof e, "%.*s", len, s->p + i);
-        if (cp == 127)
+        if (cp == 127 && !o->ascii)
             strcpy(e, "\x7f");
         put_json(t, o, e, cp == 0 ? 6 : strlen(e));
         i += (size_t)len;

@@ -69,7 +69,7 @@ struct jdict { /* in order of insertion; also what a namespace holds */
 struct jloop {
     const struct jseq *seq;
     struct jv changed;
-    int i, level;
+    int i;
 };
 struct jbound {
     const struct jfunc *fn;
