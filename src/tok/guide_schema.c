@@ -231,8 +231,9 @@ static int get_bound(struct compile *c, const json_t *schema, const char *key, b
 
 /* Bounds of a number; whole: of an integer, where open ones become closed. */
 static int bounds(struct compile *c, const json_t *schema, struct gnode *n, bool whole) {
-    bool lo, hi, lo_open, hi_open;
-    double a, b, open_a, open_b, limit = whole ? 9007199254740992.0 /* 2^53 */ : 1e15;
+    bool lo = false, hi = false, lo_open = false, hi_open = false;
+    double a = 0, b = 0, open_a = 0, open_b = 0,
+           limit = whole ? 9007199254740992.0 /* 2^53 */ : 1e15;
     if (get_bound(c, schema, "minimum", &lo, &a) || get_bound(c, schema, "maximum", &hi, &b) ||
         get_bound(c, schema, "exclusiveMinimum", &lo_open, &open_a) ||
         get_bound(c, schema, "exclusiveMaximum", &hi_open, &open_b))
