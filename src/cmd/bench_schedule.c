@@ -258,7 +258,7 @@ static int measured_cost(struct bench *b, struct err *err) {
         goto out;
     engine_stats(r.e, &s);
     b->sim.cost = s.cost;
-    b->sim.noise = log(s.slack) / 1.645; /* 95 % of steps take at most `slack` times as long */
+    b->sim.noise = log(s.slack) / 2.326; /* 99 % of steps take at most `slack` times as long */
     if (!(s.cost.w + s.cost.d > 0 && s.cost.p > 0))
         rc = err_set(err, E_USAGE, "--measure %g: too short for %lld steps to tell their cost",
                      (double)b->seconds, (long long)s.steps);

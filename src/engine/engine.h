@@ -92,7 +92,7 @@ struct engine_stats {
     int64_t computed_tokens; /* in chunks: of prompts, and whatever was computed again */
     int64_t out_tokens;
     struct sarathi_cost cost; /* the fitted time of a step; all 0 = not yet                    */
-    double slack;             /* a step takes up to so many times as long (95 %); 0 = not yet  */
+    double slack;             /* a step takes up to so many times as long (99 %); 0 = not yet  */
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

@@ -160,7 +160,7 @@ static void fit(struct sarathi_fit *f) {
     for (int i = 0; i < n; i++)
         sorted[i] = ratio(f, i, &s);
     qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    double slack = quantile(sorted, n, 0.95);
+    double slack = quantile(sorted, n, 0.99);
     f->slack = slack < 1 ? 1 : slack > 3 ? 3 : slack;
 }
 

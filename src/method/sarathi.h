@@ -47,7 +47,7 @@ struct sarathi_fit {
     int64_t seen[2];
     int pending;              /* samples since the last fit */
     struct sarathi_cost cost; /* all 0 until `ready` */
-    double slack;             /* a step takes up to so many times as long as predicted (95 %)   */
+    double slack;             /* a step takes up to so many times as long as predicted (99 %)   */
     int widest;               /* most prompt tokens of a step in the window                     */
     bool ready;
 };

@@ -49,7 +49,8 @@ struct sim_marks {
 void sim_figures(const struct sim_req *req, int n, const struct sim_marks *m,
                  struct sim_result *out);
 
-/* req is in order of arrival.  E_USAGE: a request that memory can never hold, or lengths below 1. */
+/* req is in order of arrival.  E_USAGE: a request that memory can never hold, or one of no
+ * tokens. */
 int sim_run(const struct sim_opts *o, const struct sim_req *req, int n, struct sim_result *out,
             struct err *err);
 
