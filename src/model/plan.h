@@ -53,7 +53,7 @@ int plan_types(struct plan *p, enum dtype want, struct err *err);
 
 /* Writes an arena that is laid out by the plan as one .safetensors file, atomically: slices are
  * fused, rows put in the file's order, and 1 is taken from the norms that are plus_one.  F32, F16
- * or BF16. */
+ * or BF16; the arena has rows, not panels. */
 int plan_write(const struct plan *p, const void *arena, const char *path, struct err *err);
 
 /* Which row of the file's tensor is row r of the part. */

@@ -310,6 +310,24 @@ static int write_configs(const char *dir, const struct cfg *c, enum dtype type, 
     return json_write(dir, "generation_config.json", gen, 2, err);
 }
 
+/* Matrices that lie in panels back to rows, as files have them. */
+static void to_rows(const struct plan *p, char *arena) {
+    for (int i = 0; i < p->n; i++) {
+        const struct part *q = &p->part[i];
+        size_t row = dtype_row_bytes(q->type, q->cols);
+        if (dtype_info(q->type)->panel == 1)
+            continue;
+        char *panel = mem_array(PANEL, row);
+        for (int r = 0; r < q->rows; r += PANEL) {
+            char *at = arena + q->at + (size_t)r * row;
+            memcpy(panel, at, PANEL * row);
+            for (int k = 0; k < PANEL && r + k < q->rows; k++)
+                panel_row(q->type, panel, k, q->cols, at + (size_t)k * row);
+        }
+        free(panel);
+    }
+}
+
 int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype type,
                struct err *err) {
     struct plan p = {0};
@@ -331,6 +349,7 @@ int model_init(const char *dir, const struct cfg *c, uint64_t seed, enum dtype t
         goto out;
     }
     weights = path_join(dir, "model.safetensors");
+    to_rows(&p, m->store->arena);
     rc = write_configs(dir, c, type, err) || plan_write(&p, m->store->arena, weights, err) ? -1 : 0;
 out:
     free(weights);

@@ -16,11 +16,12 @@ static const struct layout {
     int n_half, half_at[2], word_at, n_word;
     bool fifth; /* the first word holds fifth bits */
 } layouts[DT_COUNT] = {
-    [DT_Q8_0] = {1, {0}, 2, 8, false},     [DT_Q4_0] = {1, {0}, 2, 4, false},
-    [DT_Q4_1] = {2, {0, 2}, 4, 4, false},  [DT_Q5_0] = {1, {0}, 2, 5, true},
-    [DT_Q5_1] = {2, {0, 2}, 4, 5, true},   [DT_Q4_K] = {2, {0, 2}, 4, 35, false},
-    [DT_Q5_K] = {2, {0, 2}, 4, 43, false}, [DT_Q6_K] = {1, {208}, 0, 52, false},
-    [DT_INT8] = {0, {0}, 0, 1, false},     [DT_INT4] = {1, {0}, 2, 4, false},
+    [DT_BF16] = {0, {0}, 0, 1, false},     [DT_Q8_0] = {1, {0}, 2, 8, false},
+    [DT_Q4_0] = {1, {0}, 2, 4, false},     [DT_Q4_1] = {2, {0, 2}, 4, 4, false},
+    [DT_Q5_0] = {1, {0}, 2, 5, true},      [DT_Q5_1] = {2, {0, 2}, 4, 5, true},
+    [DT_Q4_K] = {2, {0, 2}, 4, 35, false}, [DT_Q5_K] = {2, {0, 2}, 4, 43, false},
+    [DT_Q6_K] = {1, {208}, 0, 52, false},  [DT_INT8] = {0, {0}, 0, 1, false},
+    [DT_INT4] = {1, {0}, 2, 4, false},
 };
 
 /* Bit c of fifth bits, column c's, to bit c / 4 of byte c % 4; and back. */
@@ -63,26 +64,41 @@ static void block_out(const struct layout *l, const uint8_t *p, uint8_t *q, int 
     }
 }
 
-/* A row of INT8 is words throughout, scales among them. */
+static size_t block_bytes(enum dtype t) {
+    return t == DT_BF16 ? 4 : (size_t)dtype_info(t)->bytes;
+}
+
+/* Rows of INT8, scales among them, and of BF16 are words throughout. */
 static int n_blocks(enum dtype t, int cols) {
-    return (int)(dtype_row_bytes(t, cols) / (size_t)dtype_info(t)->bytes);
+    return (int)(dtype_row_bytes(t, cols) / block_bytes(t));
+}
+
+/* Where lane's column behind the last word lies in a panel of BF16, whose columns are odd. */
+static size_t odd_at(int lane, int cols) {
+    return (size_t)(cols / 2) * 4 * PANEL + (size_t)lane * 2;
 }
 
 void panel_pack(enum dtype t, const void *rows, int n_row, int cols, void *panel) {
-    size_t ld = dtype_row_bytes(t, cols), bytes = (size_t)dtype_info(t)->bytes;
+    size_t ld = dtype_row_bytes(t, cols), bytes = block_bytes(t);
     if (n_row < PANEL)
         memset(panel, 0, PANEL * ld);
     for (int b = 0; b < n_blocks(t, cols); b++)
         for (int r = 0; r < n_row; r++)
             block_in(&layouts[t], (const uint8_t *)rows + (size_t)r * ld + (size_t)b * bytes,
                      (uint8_t *)panel + (size_t)b * bytes * PANEL, r);
+    for (int r = 0; t == DT_BF16 && cols % 2 && r < n_row; r++)
+        memcpy((uint8_t *)panel + odd_at(r, cols), (const uint8_t *)rows + (size_t)(r + 1) * ld - 2,
+               2);
 }
 
 void panel_row(enum dtype t, const void *panel, int lane, int cols, void *row) {
-    size_t bytes = (size_t)dtype_info(t)->bytes;
+    size_t bytes = block_bytes(t);
     for (int b = 0; b < n_blocks(t, cols); b++)
         block_out(&layouts[t], (const uint8_t *)panel + (size_t)b * bytes * PANEL,
                   (uint8_t *)row + (size_t)b * bytes, lane);
+    if (t == DT_BF16 && cols % 2)
+        memcpy((uint8_t *)row + (size_t)(cols - 1) * 2, (const uint8_t *)panel + odd_at(lane, cols),
+               2);
 }
 
 void panel_block(enum dtype t, const void *panel, int lane, int b, void *block) {
@@ -102,6 +118,14 @@ static void int8_row(const uint8_t *p, int lane, int cols, float *dst) {
     }
 }
 
+static void bf16_row(const uint8_t *p, int lane, int cols, float *dst) {
+    for (int c = 0; c < cols; c++) {
+        bool odd = c == cols - 1 && cols % 2;
+        size_t at = (size_t)(c / 2) * 4 * PANEL + (size_t)lane * 4 + (size_t)(c % 2) * 2;
+        row_to_f32(DT_BF16, p + (odd ? odd_at(lane, cols) : at), dst + c, 1);
+    }
+}
+
 void mat_row_to_f32(const struct mat *m, int i, float *dst) {
     const struct dtype_info *d = dtype_info(m->type);
     if (d->panel == 1) {
@@ -111,6 +135,10 @@ void mat_row_to_f32(const struct mat *m, int i, float *dst) {
     const uint8_t *p = mat_row(m, i / PANEL * PANEL);
     if (m->type == DT_INT8) {
         int8_row(p, i % PANEL, m->cols, dst);
+        return;
+    }
+    if (m->type == DT_BF16) {
+        bf16_row(p, i % PANEL, m->cols, dst);
         return;
     }
     for (int b = 0; b < m->cols / d->block; b++) {

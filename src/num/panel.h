@@ -1,10 +1,12 @@
-/* panel.h - quantised weights: rows in panels of 16, interleaved as the kernels read them.
+/* panel.h - quantised and BF16 weights: rows in panels of 16, interleaved as the kernels read them.
  *
  * row form   what row_from_f32 writes and row_to_f32 reads: GGUF's blocks (docs/formats.md), or
  *            INT8  groups of int8_group(cols) columns: f32 scale, one signed byte a column
  *            INT4  blocks as those of Q4_0: f16 scale, 16 bytes of nibbles
+ *            BF16  the numbers
  * panel      16 rows.  With word = 4 neighbouring bytes of a row:
  *            INT8    each word of a row form, of 16 rows side by side (a scale is a word)
+ *            BF16    the same; where the number of columns is odd, the last one of 16 rows follows
  *            others  for each block: each f16 of 16 rows side by side, then each word, in the order
  *                    of the block, of 16 rows.  The word of fifth bits of Q5_0 and Q5_1 has them in
  *                    another order: bit i of byte c is column 4i + c's, so that one shift moves

@@ -316,7 +316,22 @@ static void gemm_f16(const struct gemm *g) {
 }
 
 static void gemm_bf16(const struct gemm *g) {
-    gemm_float(DT_BF16, DT_BF16, g);
+    for (int j = 0; j < g->n; j++)
+        for (int i = 0; i < g->m; i++) {
+            const char *panel = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw;
+            const char *x = (const char *)g->x + (size_t)i * g->ldx;
+            double dot = 0;
+            for (int l = 0; l < g->k; l++) {
+                bool odd = l == g->k - 1 && g->k % 2; /* has no other column in its word */
+                const char *w = panel + (size_t)(l / 2 * PANEL * 4);
+                float a, b;
+                w += odd ? j % PANEL * 2 : j % PANEL * 4 + l % 2 * 2;
+                row_to_f32(DT_BF16, x + (size_t)l * 2, &a, 1);
+                row_to_f32(DT_BF16, w, &b, 1);
+                dot += (double)a * b;
+            }
+            g->y[(size_t)i * g->ldy + (size_t)j] = (float)dot;
+        }
 }
 
 /* y plus the products of one slice of weights and one block of activations. */

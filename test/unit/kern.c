@@ -457,6 +457,18 @@ static struct two run_gemm(gemm_fn *r, gemm_fn *k, struct gemm g) {
     return y;
 }
 
+/* MAX_ROWS rows in row form, which are freed, as panels. */
+static struct buf panels_of(enum dtype t, struct buf *raw, int cols) {
+    struct buf w = buf_new(dtype_mat_bytes(t, MAX_ROWS, cols), 2);
+    size_t row = dtype_row_bytes(t, cols);
+    for (int i = 0; i < MAX_ROWS; i += PANEL)
+        panel_pack(t, (char *)raw->p + (size_t)i * row,
+                   MAX_ROWS - i < PANEL ? MAX_ROWS - i : PANEL, cols,
+                   (char *)w.p + (size_t)i * row);
+    buf_check_and_free(raw);
+    return w;
+}
+
 static void check_gemm_float(gemm_fn *r, gemm_fn *k, enum dtype wt, enum dtype xt) {
     static const int ks[] = {1, 3, 15, 16, 17, 31, 32, 33, 48, 56, 64, 72, 80, 152, 172, 257, 1000};
     static float xf[MAX_M * MAX_K], wf[MAX_ROWS * MAX_K];
@@ -473,6 +485,8 @@ static void check_gemm_float(gemm_fn *r, gemm_fn *k, enum dtype wt, enum dtype x
             row_from_f32(is_x ? xt : wt, f, row, d);
             row_to_f32(is_x ? xt : wt, row, f, d);
         }
+        if (dtype_info(wt)->panel > 1)
+            w = panels_of(wt, &w, d);
         for (size_t mi = 0; mi < sizeof tokens / sizeof *tokens; mi++)
             for (size_t ni = 0; ni < sizeof rows / sizeof *rows; ni++) {
                 struct gemm g = {.x = x.p,

@@ -7,77 +7,110 @@
 #include "num/x86/attend_dot.h"
 #include "num/x86/tiles.h"
 
-#define TOKENS 4
-#define STEP 32 /* elements in a vector */
+#define TOKENS 16  /* at once: their sums and a panel's words are in registers */
+#define AHEAD 8192 /* bytes between what is computed and what is fetched        */
+#define STEP 32    /* elements in a vector */
 
-INLINE __m512bh load(const char *p, int l) {
-    return (__m512bh)_mm512_loadu_si512(p + 2 * (size_t)l);
+struct pair {
+    uint16_t v[2];
+};
+
+/* sum plus the products of each lane's pair with a token's, which is read from memory as often as
+ * it is used: the load ports have room. */
+INLINE vf dot2(vf sum, __m512i w, const char *x) {
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(w), "m"(*(const struct pair *)(const void *)x));
+    return sum;
 }
 
-INLINE __m512bh load_part(const char *p, int l, int n) {
-    return (__m512bh)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p + 2 * (size_t)l);
-}
-
-/* One sum vector for each of mt x nt elements of y; n (<= STEP) elements from the l-th. */
-INLINE void step(vf *acc, const char *const *x, const char *const *w, int mt, int nt, int l,
-                 int n) {
-    __m512bh xv[TOKENS];
-    UNROLL for (int a = 0; a < mt; a++) xv[a] = n < STEP ? load_part(x[a], l, n) : load(x[a], l);
-    UNROLL for (int b = 0; b < nt; b++) {
-        __m512bh wv = n < STEP ? load_part(w[b], l, n) : load(w[b], l);
-        UNROLL for (int a = 0; a < mt; a++) acc[a * nt + b] =
-            _mm512_dpbf16_ps(acc[a * nt + b], xv[a], wv);
+/* y of mt tokens from i by the panel from row j: a lane is a row, and a sum goes from its first
+ * column to the last.  fetch: the panel is not in a cache yet. */
+INLINE void tile(const struct gemm *g, int mt, int i, int j, bool fetch) {
+    const char *x[TOKENS], *p = (const char *)g->w + (size_t)j * g->ldw;
+    vf acc[TOKENS];
+    UNROLL for (int a = 0; a < mt; a++) {
+        x[a] = tile_token(g, i + a);
+        acc[a] = v_set(0);
     }
+    for (int l = 0; l + 2 <= g->k; l += 2, p += PANEL * 4) {
+        if (fetch)
+            tile_prefetch(p, 0, 0, AHEAD, PANEL * 4);
+        __m512i w = _mm512_loadu_si512(p);
+        UNROLL for (int a = 0; a < mt; a++) acc[a] = dot2(acc[a], w, x[a] + 2 * (size_t)l);
+    }
+    __mmask16 rows = g->n - j >= PANEL ? 0xffff : mask_of(g->n - j);
+    UNROLL for (int a = 0; a < mt; a++)
+        _mm512_mask_storeu_ps(g->y + (size_t)(i + a) * g->ldy + (size_t)j, rows, acc[a]);
 }
 
-/* With the first tokens, fetches a step's bytes of the nt rows that come next.  For one token,
- * which waits for nothing but weights, in the order of memory: that is faster than by turns from
- * eight places. */
-INLINE void fetch(const struct gemm *g, const char *const *w, int mt, int nt, size_t at) {
-    if (mt == 1) {
-        tile_prefetch(w[0], g->ldw, nt, at * (size_t)nt, 2 * STEP * (size_t)nt);
+/* The numbers must be constants where the tile is made. */
+INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
+    switch (mt) {
+    case 1:
+        tile(g, 1, i, j, fetch);
+        return;
+    case 2:
+        tile(g, 2, i, j, fetch);
+        return;
+    case 3:
+        tile(g, 3, i, j, fetch);
+        return;
+    case 4:
+        tile(g, 4, i, j, fetch);
+        return;
+    case 5:
+        tile(g, 5, i, j, fetch);
+        return;
+    case 6:
+        tile(g, 6, i, j, fetch);
+        return;
+    case 7:
+        tile(g, 7, i, j, fetch);
+        return;
+    case 8:
+        tile(g, 8, i, j, fetch);
+        return;
+    case 9:
+        tile(g, 9, i, j, fetch);
+        return;
+    case 10:
+        tile(g, 10, i, j, fetch);
+        return;
+    case 11:
+        tile(g, 11, i, j, fetch);
+        return;
+    case 12:
+        tile(g, 12, i, j, fetch);
+        return;
+    case 13:
+        tile(g, 13, i, j, fetch);
+        return;
+    case 14:
+        tile(g, 14, i, j, fetch);
+        return;
+    case 15:
+        tile(g, 15, i, j, fetch);
+        return;
+    default:
+        tile(g, 16, i, j, fetch);
         return;
     }
-    UNROLL for (int b = 0; b < nt; b++) tile_prefetch(w[b], g->ldw, nt, at, 2 * STEP);
 }
 
-INLINE void tile(const struct gemm *g, int mt, int nt, int i, int j) {
-    vf acc[TOKENS * ONE_ROWS];
-    const char *x[TOKENS], *w[ONE_ROWS];
-    UNROLL for (int a = 0; a < mt; a++) x[a] = tile_token(g, i + a);
-    UNROLL for (int b = 0; b < nt; b++) w[b] = tile_row(g, j + b);
-    UNROLL for (int a = 0; a < mt * nt; a++) acc[a] = v_set(0);
-    int l = 0;
-    for (; l + STEP <= g->k; l += STEP) {
-        if (i == 0)
-            fetch(g, w, mt, nt, 2 * (size_t)l);
-        step(acc, x, w, mt, nt, l, STEP);
-    }
-    if (l < g->k)
-        step(acc, x, w, mt, nt, l, g->k - l);
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int b = 0; b < nt; b += 4) tile_store(
-        g, i + a, j + b,
-        v_sum4(acc[a * nt + b], acc[a * nt + b + 1], acc[a * nt + b + 2], acc[a * nt + b + 3]));
-}
-
-static void tile_of(const struct gemm *g, int i, int j, int mt) {
-    if (mt == 4)
-        tile(g, 4, TILE_ROWS, i, j);
-    else if (mt == 3)
-        tile(g, 3, TILE_ROWS, i, j);
-    else if (mt == 2)
-        tile(g, 2, TILE_ROWS, i, j);
-    else
-        tile(g, 1, TILE_ROWS, i, j);
-}
-
+/* Panel after panel is read from front to back, whatever the number of tokens. */
 static void gemm_bf16(const struct gemm *g) {
-    if (g->m != 1) {
-        tiles(g, TOKENS, tile_of);
-        return;
-    }
-    for (int j = 0; j < g->n; j += ONE_ROWS)
-        tile(g, 1, ONE_ROWS, 0, j);
+    int block = tile_fit(MIDDLE, g->ldx, TOKENS); /* tokens that stay in the second cache */
+    for (int i0 = 0; i0 < g->m; i0 += block)
+        for (int j = 0, i1 = tile_min(g->m, i0 + block); j < g->n; j += PANEL) {
+            int left = (i1 - i0 + TOKENS - 1) / TOKENS, i = i0, n = (i1 - i + left - 1) / left;
+            tokens(g, n, i, j, true);
+            for (i += n, left--; left; i += n, left--) {
+                n = (i1 - i + left - 1) / left; /* tiles of about the same size */
+                tokens(g, n, i, j, false);
+            }
+        }
+    tile_odd_column(g);
 }
 
 static double probe_bf16(long iters) {

@@ -229,6 +229,7 @@ static void bf16_pack(void *dst, const float *src, int n) {
 /* Tokens in a tile: its sums, two vectors for each of its tokens, and weights fill the
  * registers. */
 #define TOKENS (W / 4)
+#define PAIR_TOKENS (W / 2) /* by two vectors of rows */
 
 struct two {
     vf a, b;
@@ -238,11 +239,6 @@ struct two {
 INLINE struct two load_two(enum dtype t, const char *p, int l, int rest) {
     bool all = rest >= 2 * W;
     int na = rest < W ? rest : W, nb = rest - na; /* elements of each vector where not all exist */
-    if (t == DT_BF16) {
-        p += 2 * (size_t)l;
-        __typeof__(v_load_pairs(p)) u = all ? v_load_pairs(p) : v_load_pairs_part(p, rest);
-        return (struct two){v_even(u), v_odd(u)};
-    }
     if (t == DT_F16) {
         p += 2 * (size_t)l;
         if (all)
@@ -262,8 +258,7 @@ INLINE struct two load_two(enum dtype t, const char *p, int l, int rest) {
 INLINE void step(vf *acc, enum dtype t, const char *const *x, const char *const *w, int mt, int nt,
                  int l, int rest) {
     struct two xv[TOKENS];
-    UNROLL for (int a = 0; a < mt; a++) xv[a] =
-        load_two(t == DT_BF16 ? DT_BF16 : DT_F32, x[a], l, rest);
+    UNROLL for (int a = 0; a < mt; a++) xv[a] = load_two(DT_F32, x[a], l, rest);
     UNROLL for (int b = 0; b < nt; b++) {
         struct two wv = load_two(t, w[b], l, rest);
         UNROLL for (int a = 0; a < mt; a++) {
@@ -325,10 +320,6 @@ static void tile_f16(const struct gemm *g, int i, int j, int mt) {
     tile_of(g, DT_F16, i, j, mt);
 }
 
-static void tile_bf16(const struct gemm *g, int i, int j, int mt) {
-    tile_of(g, DT_BF16, i, j, mt);
-}
-
 static void gemm_f32(const struct gemm *g) {
     product(g, DT_F32, tile_f32);
 }
@@ -337,8 +328,66 @@ static void gemm_f16(const struct gemm *g) {
     product(g, DT_F16, tile_f16);
 }
 
+/* BF16 lies in panels: a lane is a row, a word two columns of it.  y of mt tokens from i by the
+ * panels from row j that nv vectors hold. */
+INLINE void pair_tile(const struct gemm *g, int mt, int nv, int i, int j, bool fetch) {
+    vf acc[2 * PAIR_TOKENS];
+    const char *x[PAIR_TOKENS], *p = (const char *)g->w + (size_t)j * g->ldw;
+    UNROLL for (int a = 0; a < mt; a++) x[a] = tile_token(g, i + a);
+    UNROLL for (int a = 0; a < mt * nv; a++) acc[a] = v_set(0);
+    for (int l = 0; l + 2 <= g->k; l += 2, p += PANEL * 4) {
+        struct two w[4];
+        UNROLL for (int r = 0; r < nv; r++) {
+            const char *at = p + (size_t)(r * W / PANEL * PANEL) * g->ldw + r * W % PANEL * 4;
+            if (fetch && r * W % PANEL == 0)
+                tile_prefetch(at, 0, 0, 8192, PANEL * 4);
+            w[r] = (struct two){v_even(v_load_pairs(at)), v_odd(v_load_pairs(at))};
+        }
+        UNROLL for (int a = 0; a < mt; a++) {
+            vi both = vi_words(x[a] + 2 * (size_t)l);
+            UNROLL for (int r = 0; r < nv; r++) {
+                acc[a * nv + r] = v_fma(v_even(both), w[r].a, acc[a * nv + r]);
+                acc[a * nv + r] = v_fma(v_odd(both), w[r].b, acc[a * nv + r]);
+            }
+        }
+    }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < nv; r++) {
+        float *y = g->y + (size_t)(i + a) * g->ldy + j + r * W;
+        int n = g->n - j - r * W;
+        if (n >= W)
+            v_store(y, acc[a * nv + r]);
+        else if (n > 0)
+            v_store_part(y, acc[a * nv + r], n);
+    }
+}
+
+/* Tokens i .. i1 - 1 by two vectors of rows, or as many as the last panel has. */
+INLINE void pair_strip(const struct gemm *g, int nv, int i, int i1, int j) {
+    bool fetch = true;
+    for (; i + PAIR_TOKENS <= i1; i += PAIR_TOKENS, fetch = false)
+        pair_tile(g, PAIR_TOKENS, nv, i, j, fetch);
+    for (; PAIR_TOKENS > 4 && i + 4 <= i1; i += 4, fetch = false)
+        pair_tile(g, 4, nv, i, j, fetch);
+    for (; i + 2 <= i1; i += 2, fetch = false)
+        pair_tile(g, 2, nv, i, j, fetch);
+    if (i < i1)
+        pair_tile(g, 1, nv, i, j, fetch);
+}
+
 static void gemm_bf16(const struct gemm *g) {
-    product(g, DT_BF16, tile_bf16);
+    int block = tile_fit(MIDDLE, g->ldx, PAIR_TOKENS), wide = 2 * W > PANEL ? 2 * W : PANEL;
+    for (int j = 0; g->m == 1 && j < g->n; j += 2 * PANEL)
+        if (j + PANEL < g->n)
+            pair_tile(g, 1, 2 * PANEL / W, 0, j, true);
+        else
+            pair_tile(g, 1, PANEL / W, 0, j, true);
+    for (int i0 = 0; g->m > 1 && i0 < g->m; i0 += block)
+        for (int j = 0, i1 = tile_min(g->m, i0 + block); j < g->n; j += wide)
+            if (j + wide - PANEL < g->n)
+                pair_strip(g, wide / W, i0, i1, j);
+            else
+                pair_strip(g, PANEL / W, i0, i1, j);
+    tile_odd_column(g);
 }
 
 static void lanes_fill(struct kern *k) {

@@ -7,9 +7,11 @@
 #define NUM_X86_TILES_H
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "num/kern.h"
+#include "num/panel.h"
 #include "num/x86/inline.h"
 
 #define TILE_ROWS 4
@@ -65,6 +67,13 @@ INLINE const char *tile_block(const struct attend *a, int at) {
     return p ? p : a->k[0];
 }
 
+INLINE float tile_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
 /* y[i][j .. j + 3], as far as there are rows */
 INLINE void tile_store(const struct gemm *g, int i, int j, __m128 sums) {
     float *y = g->y + (size_t)i * g->ldy + (size_t)j;
@@ -72,6 +81,21 @@ INLINE void tile_store(const struct gemm *g, int i, int j, __m128 sums) {
         _mm_storeu_ps(y, sums);
     else if (j < g->n)
         memcpy(y, &sums, (size_t)(g->n - j) * sizeof *y);
+}
+
+/* What the last of an odd number of columns adds, in panels of BF16 (num/panel.h). */
+INLINE void tile_odd_column(const struct gemm *g) {
+    for (int j = 0; g->k % 2 && j < g->n; j++) {
+        const char *w = (const char *)g->w + (size_t)(j / PANEL * PANEL) * g->ldw;
+        uint16_t half;
+        memcpy(&half, w + (size_t)(g->k / 2 * PANEL * 4 + j % PANEL * 2), 2);
+        float wf = tile_bf16(half);
+        for (int i = 0; i < g->m; i++) {
+            float *y = g->y + (size_t)i * g->ldy + (size_t)j;
+            memcpy(&half, tile_token(g, i) + 2 * (size_t)(g->k - 1), 2);
+            *y = fmaf(tile_bf16(half), wf, *y);
+        }
+    }
 }
 
 /* Calls tile(g, i, j, mt) for tiles of mt <= max tokens that cover the product. */

@@ -160,6 +160,12 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
 INLINE vi vi_set(int n) {
     return _mm256_set1_epi32(n);
 }
+/* the four bytes at p in each word */
+INLINE vi vi_words(const void *p) {
+    float f;
+    memcpy(&f, p, 4);
+    return _mm256_castps_si256(v_set(f));
+}
 INLINE vi vi_load(const void *p) {
     return _mm256_loadu_si256(p);
 }
