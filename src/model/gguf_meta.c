@@ -157,11 +157,14 @@ static int put_tok(struct put *p, const struct gguf_meta *m, struct err *err) {
     put_array(p, PRE "token_type", GGUF_I32, n, s->type, NULL);
     if (s->merge)
         put_array(p, PRE "merges", GGUF_STR, (size_t)s->n_merges, s->merge, NULL);
-    put_u32(p, PRE "bos_token_id", bos); /* -1 as u32: none */
+    bool spm = s->score != NULL; /* its defaults are tokens: -1 as u32 says that there is none */
+    if (bos >= 0 || spm)
+        put_u32(p, PRE "bos_token_id", bos);
     put_ends(p, m->cfg, s->eos);
-    if (s->eos < 0 && m->cfg->n_eos == 0)
+    if (s->eos < 0 && m->cfg->n_eos == 0 && spm)
         put_u32(p, PRE "eos_token_id", -1);
-    put_u32(p, PRE "unknown_token_id", s->unk);
+    if (s->unk >= 0 || spm)
+        put_u32(p, PRE "unknown_token_id", s->unk);
     put_bool(p, PRE "add_bos_token", s->add_bos);
     put_bool(p, PRE "add_eos_token", false);
     if (s->score) {
