@@ -172,11 +172,17 @@ out:
 /* -- a folder --------------------------------------------------------------------------------- */
 
 /* What is copied from folder to folder. */
-static const char *const beside[] = {
-    "generation_config.json",  "tokenizer.json",     "tokenizer.model",
-    "tokenizer_config.json",   "vocab.json",         "merges.txt",
-    "special_tokens_map.json", "added_tokens.json",  "chat_template.jinja",
-    "chat_template.json",      "tokenizer.model.v3", NULL};
+static const char *const beside[] = {"generation_config.json",
+                                     "tokenizer.json",
+                                     "tokenizer.model",
+                                     "tokenizer_config.json",
+                                     "vocab.json",
+                                     "merges.txt",
+                                     "special_tokens_map.json",
+                                     "added_tokens.json",
+                                     "chat_template.jinja",
+                                     "chat_template.json",
+                                     NULL};
 
 /* config.json: the source's own where there is one, so that keys we do not know survive. */
 static json_t *folder_config(const struct job *j, const struct tensor *t, struct err *err) {
