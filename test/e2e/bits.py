@@ -98,4 +98,14 @@ def batch_size_and_threads_never_change_an_answer():
     assert len(seen) == 1, seen
 
 
+@claim
+def the_layout_of_memory_never_changes_an_answer():
+    seen = set()
+    for flags in [["--kv", "flat"], ["--kv", "virtual"], ["--kv-pool", 1]]:
+        got = pumice("run", made(), "-p", "Once upon a time, there was a red fox", "-n", 150, "-s", 7, "--temp", 1,
+                     "--ignore-eos", "-c", 400, "-b", 3, "--json", *flags, spread=True).json
+        seen.add((tuple(got["ids"]), got["text"]))
+    assert len(seen) == 1 and len(got["ids"]) == 150, seen
+
+
 main()
