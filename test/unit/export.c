@@ -153,11 +153,11 @@ static struct tok *from_json(const char *json) {
 static void what_gguf_cannot_say_is_refused(void **state) {
     (void)state;
     static const char *const odd[] = {
-        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}," BYTES_MODEL "}",
-        "{\"normalizer\":{\"type\":\"Lowercase\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
-        "\"add_prefix_space\":false}," BYTES_MODEL "}",
-        "{\"normalizer\":{\"type\":\"NFC\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},"
-        "\"merges\":[]}}",
+        ("{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}," BYTES_MODEL "}"),
+        ("{\"normalizer\":{\"type\":\"Lowercase\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+         "\"add_prefix_space\":false}," BYTES_MODEL "}"),
+        ("{\"normalizer\":{\"type\":\"NFC\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},"
+         "\"merges\":[]}}"),
     };
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         struct tok *t = from_json(odd[i]);
