@@ -20,7 +20,7 @@ struct linear_ctx {
     struct pool *pool;
     int max_tok, max_cols;
     size_t bytes[ACT_COUNT];  /* of scratch, from mem_pages                     */
-    void *scratch[ACT_COUNT]; /* owned; rows of converted activations, unpadded */
+    void *scratch[ACT_COUNT]; /* owned; tokens of converted activations            */
 };
 
 struct job {
@@ -50,6 +50,11 @@ static size_t act_row_bytes(enum act a, int cols) {
     }
 }
 
+/* From token to token: not a power of two, or all of them would share a few lines of a cache. */
+static size_t act_stride(enum act a, int cols) {
+    return act_row_bytes(a, cols) / 64 * 64 + 128;
+}
+
 static void gemm(enum dtype t, const struct gemm *g) {
     void (*const by_type[DT_COUNT])(const struct gemm *) = {
         /* ORDER: enum dtype */
@@ -65,9 +70,9 @@ struct linear_ctx *linear_new(struct pool *pool, int max_tok, int max_cols, stru
     *l = (struct linear_ctx){.pool = pool, .max_tok = max_tok, .max_cols = max_cols};
     for (int a = ACT_BF16; a < ACT_COUNT; a++) {
         size_t bytes;
-        size_t row = act_row_bytes((enum act)a, max_cols + 31);
+        size_t row = act_stride((enum act)a, max_cols + 31);
         if (a == ACT_I8X) /* fewer columns may have groups of 8, each with as many bytes more */
-            row = 2 * (size_t)(max_cols + 31);
+            row = 2 * (size_t)(max_cols + 31) + 128;
         if (!size_mul((size_t)max_tok, row, &bytes)) {
             err_set(err, E_MEMORY, "activations: %d tokens of %d inputs are too many", max_tok,
                     max_cols);
@@ -96,6 +101,10 @@ struct pool *linear_pool(struct linear_ctx *l) {
     return l->pool;
 }
 
+static void *token(const struct job *j, enum act a, int t) {
+    return (char *)j->l->scratch[a] + (size_t)t * act_stride(a, j->cols);
+}
+
 static void convert(void *arg, int id, int n) {
     struct job *j = arg;
     int lo, hi;
@@ -103,15 +112,11 @@ static void convert(void *arg, int id, int n) {
     for (int t = lo; t < hi; t++) {
         const float *x = j->x + (size_t)t * (size_t)j->cols;
         if (j->need[ACT_BF16])
-            kern.bf16_pack((char *)j->l->scratch[ACT_BF16] +
-                               (size_t)t * act_row_bytes(ACT_BF16, j->cols),
-                           x, j->cols);
+            kern.bf16_pack(token(j, ACT_BF16, t), x, j->cols);
         if (j->need[ACT_Q8X])
-            kern.q8x_pack((struct q8x *)j->l->scratch[ACT_Q8X] + (size_t)t * (size_t)(j->cols / 32),
-                          x, j->cols);
+            kern.q8x_pack(token(j, ACT_Q8X, t), x, j->cols);
         if (j->need[ACT_I8X])
-            kern.i8x_pack((char *)j->l->scratch[ACT_I8X] + (size_t)t * i8x_bytes(j->cols), x,
-                          j->cols);
+            kern.i8x_pack(token(j, ACT_I8X, t), x, j->cols);
     }
 }
 
@@ -133,7 +138,7 @@ static void multiply(void *arg, int id, int n) {
             .y = o->y + lo,
             .ldy = (size_t)o->w->rows,
             .x = a == ACT_F32 ? (const void *)j->x : j->l->scratch[a],
-            .ldx = act_row_bytes(a, j->cols),
+            .ldx = a == ACT_F32 ? act_row_bytes(a, j->cols) : act_stride(a, j->cols),
             .w = mat_row(o->w, lo),
             .ldw = dtype_row_bytes(o->w->type, j->cols),
             .m = j->n_tok,

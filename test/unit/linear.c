@@ -11,7 +11,7 @@
 #include "testing.h"
 
 #define MAX_TOK 64
-#define MAX_COLS 512
+#define MAX_COLS 1312
 #define MAX_ROWS 100
 
 static float x[MAX_TOK * MAX_COLS], wf[4][MAX_ROWS * MAX_COLS];
@@ -70,8 +70,8 @@ static double budget(enum dtype t, const float *xr, const float *wr, int cols) {
     return t == DT_BF16 ? rel / 256 : abs * 1.001 + 1e-6 * rel + 1e-7 * sum;
 }
 
-static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256},
-                                {1, 512},   {64, 48},  {7, 172},  {40, 96}};
+static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256}, {1, 512},
+                                {64, 48},   {7, 172},  {40, 96},  {9, 1312}};
 #define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
 
 #define FOR_LEVELS for (int level = ISA_REF; level <= (int)kern_best(); level++)

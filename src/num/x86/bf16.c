@@ -24,6 +24,11 @@ INLINE vf dot2(vf sum, __m512i w, const char *x) {
     return sum;
 }
 
+/* Lanes of the panel from row j that are rows of this product. */
+INLINE __mmask16 lanes(const struct gemm *g, int j) {
+    return g->n - j >= PANEL ? 0xffff : mask_of(g->n - j);
+}
+
 /* y of mt tokens from i by the panel from row j: a lane is a row, and a sum goes from its first
  * column to the last.  fetch: the panel is not in a cache yet. */
 INLINE void tile(const struct gemm *g, int mt, int i, int j, bool fetch) {
@@ -39,9 +44,8 @@ INLINE void tile(const struct gemm *g, int mt, int i, int j, bool fetch) {
         __m512i w = _mm512_loadu_si512(p);
         UNROLL for (int a = 0; a < mt; a++) acc[a] = dot2(acc[a], w, x[a] + 2 * (size_t)l);
     }
-    __mmask16 rows = g->n - j >= PANEL ? 0xffff : mask_of(g->n - j);
     UNROLL for (int a = 0; a < mt; a++)
-        _mm512_mask_storeu_ps(g->y + (size_t)(i + a) * g->ldy + (size_t)j, rows, acc[a]);
+        _mm512_mask_storeu_ps(g->y + (size_t)(i + a) * g->ldy + (size_t)j, lanes(g, j), acc[a]);
 }
 
 /* The numbers must be constants where the tile is made. */
@@ -98,8 +102,87 @@ INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
     }
 }
 
+/* -- prompts ----------------------------------------------------------------------------------- */
+
+/* For many tokens arithmetic is the limit: four panels by six tokens, whose sums fill the registers,
+ * and INPUTS of them at a time, so that the weights stay in the first cache while all tokens pass.
+ * Sums rest in y between the pieces, which changes no bit. */
+#define MANY 32    /* tokens from which on this pays; then they can be had in fives and sixes */
+#define PANELS 4   /* at once */
+#define SIX 6      /* tokens at once */
+#define INPUTS 256 /* of four panels: 32 KiB */
+
+struct piece {
+    int i, j, l, end;
+    size_t ahead, n_ahead; /* where in a panel, and how many bytes of it, will be needed next */
+};
+
+/* Adds inputs l .. end - 1 to y of mt tokens from i by np panels from row j. */
+INLINE void piece(const struct gemm *g, int np, int mt, struct piece o) {
+    const char *x = tile_token(g, o.i), *p[PANELS];
+    vf acc[SIX * PANELS];
+    UNROLL for (int r = 0; r < np; r++) {
+        p[r] = (const char *)g->w + (size_t)(o.j + r * PANEL) * g->ldw;
+        tile_prefetch(p[r], 0, 0, o.ahead, o.n_ahead);
+        p[r] += (size_t)o.l * PANEL * 2;
+    }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
+        int j = o.j + r * PANEL;
+        const float *y = g->y + (size_t)(o.i + a) * g->ldy + j;
+        acc[a * np + r] = o.l ? _mm512_maskz_loadu_ps(lanes(g, j), y) : v_set(0);
+        tile_prepare(y + (size_t)mt * g->ldy);
+    }
+    for (int l0 = o.l; l0 + 2 <= o.end; l0 += STEP) {
+        int stop = tile_min(l0 + STEP, o.end);
+        UNROLL for (int a = 0; a < mt; a++) /* of the next tokens, a line of 32 inputs */
+            __builtin_prefetch(x + (size_t)(a + mt) * g->ldx + 2 * (size_t)l0, 0, 3);
+        for (int l = l0; l + 2 <= stop; l += 2) {
+            __m512i w[PANELS];
+            UNROLL for (int r = 0; r < np; r++) {
+                w[r] = _mm512_loadu_si512(p[r]);
+                p[r] += PANEL * 4;
+            }
+            UNROLL for (int a = 0; a < mt; a++) {
+                __m512bh two = (__m512bh)vi_words(x + (size_t)a * g->ldx + 2 * (size_t)l);
+                UNROLL for (int r = 0; r < np; r++) acc[a * np + r] =
+                    _mm512_dpbf16_ps(acc[a * np + r], (__m512bh)w[r], two);
+            }
+        }
+    }
+    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
+        int j = o.j + r * PANEL;
+        _mm512_mask_storeu_ps(g->y + (size_t)(o.i + a) * g->ldy + j, lanes(g, j), acc[a * np + r]);
+    }
+}
+
+/* Inputs l .. end - 1 of np panels from row j with all tokens.  On the way the same inputs of the
+ * next panels are fetched, evenly. */
+INLINE void pieces(const struct gemm *g, int np, int j, int l, int end) {
+    int left = (g->m + SIX - 1) / SIX;
+    size_t ahead = (size_t)np * PANEL * g->ldw + (size_t)l * PANEL * 2;
+    size_t each = ((size_t)(end - l) * PANEL * 2 / (size_t)left + 63) / 64 * 64;
+    for (int i = 0, n; left; i += n, left--, ahead += each) {
+        n = (g->m - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
+        struct piece o = {i, j, l, end, ahead, each};
+        if (n == SIX)
+            piece(g, np, SIX, o);
+        else
+            piece(g, np, SIX - 1, o);
+    }
+}
+
+static void many(const struct gemm *g) {
+    for (int l = 0; l < g->k; l += INPUTS) {
+        int end = tile_min(g->k, l + INPUTS), j = 0;
+        for (; j + PANELS * PANEL <= g->n; j += PANELS * PANEL)
+            pieces(g, PANELS, j, l, end);
+        for (; j < g->n; j += PANEL)
+            pieces(g, 1, j, l, end);
+    }
+}
+
 /* Panel after panel is read from front to back, whatever the number of tokens. */
-static void gemm_bf16(const struct gemm *g) {
+static void few(const struct gemm *g) {
     int block = tile_fit(MIDDLE, g->ldx, TOKENS); /* tokens that stay in the second cache */
     for (int i0 = 0; i0 < g->m; i0 += block)
         for (int j = 0, i1 = tile_min(g->m, i0 + block); j < g->n; j += PANEL) {
@@ -110,6 +193,13 @@ static void gemm_bf16(const struct gemm *g) {
                 tokens(g, n, i, j, false);
             }
         }
+}
+
+static void gemm_bf16(const struct gemm *g) {
+    if (g->m >= MANY)
+        many(g);
+    else
+        few(g);
     tile_odd_column(g);
 }
 
