@@ -97,7 +97,7 @@ static void put_cfg(struct put *p, const struct cfg *c) {
     put_rope(p, c);
 }
 
-/* An architecture fixes its activation, and Llama 3's scaling must be one that readers recognise. */
+/* An architecture fixes its activation, and Llama 3's scaling must be one that readers know. */
 static int check_cfg(const struct cfg *c, const char *name, struct err *err) {
     struct cfg fixed;
     if (cfg_family(&fixed, c->arch, name, err))
