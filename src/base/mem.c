@@ -148,7 +148,7 @@ static size_t number_in(const char *folder, const char *name, const char *key) {
     return (size_t)n;
 }
 
-/* What the limit of one control group leaves, counting cached files as free; SIZE_MAX = no limit. */
+/* What the limit of one control group leaves, cached files counted as free; SIZE_MAX = no limit. */
 static size_t room_in(const char *folder, bool v1) {
     size_t limit = number_in(folder, v1 ? "memory.limit_in_bytes" : "memory.max", NULL);
     size_t used = number_in(folder, v1 ? "memory.usage_in_bytes" : "memory.current", NULL);

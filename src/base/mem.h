@@ -36,8 +36,8 @@ void mem_guard_leave(void);
  * 1 and 2) could still give, in bytes (0 = unknown). */
 size_t mem_resident(void);
 size_t mem_available(void);
-/* The latter, from a file like /proc/self/cgroup and the folder where groups are mounted; SIZE_MAX =
- * no limit. */
+/* The latter, from a file like /proc/self/cgroup and the folder where groups are mounted;
+ * SIZE_MAX = no limit. */
 size_t mem_group_room(const char *cgroups, const char *mount);
 
 #endif

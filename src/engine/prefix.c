@@ -6,8 +6,8 @@
  * never return, so a link whose predecessor is gone is never found again, and ages out.
  *
  * Invariants: (1) a held group has exactly one link; (2) a link is used later than all links after
- * it, so the end of a chain goes first; (3) known[i].ids are the tokens of slot i's keys and values,
- * of which kv_tokens(i) may be fewer.  Tested in test/unit/prefix.c. */
+ * it, so the end of a chain goes first; (3) known[i].ids are the tokens of slot i's keys and
+ * values, of which kv_tokens(i) may be fewer.  Tested in test/unit/prefix.c. */
 #include "engine/prefix.h"
 
 #include <assert.h>

@@ -1,9 +1,10 @@
 /* kv.c - see kv.h.
  *
  * A group of tokens is [layer][kv head][k, v][block of tokens]; attention takes one head at a time,
- * some keys, then their values: what a processor fetches beyond the end of the keys is of use.  A slot is a row of groups.  Flat: one group holds
- * n_ctx tokens, and all slots are one piece of memory.  Virtual: vattention gives a slot its groups
- * as it grows; what is here turns tokens into groups. */
+ * some keys, then their values: what a processor fetches beyond the end of the keys is of use.  A
+ * slot is a row of groups.  Flat: one group holds n_ctx tokens, and all slots are one piece of
+ * memory.  Virtual: vattention gives a slot its groups as it grows; what is here turns tokens into
+ * groups. */
 #include "model/kv.h"
 
 #include <assert.h>
