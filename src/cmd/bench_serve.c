@@ -1,5 +1,5 @@
-/* bench_serve.c - `pumice bench serve --url U`: streams completions from a server and times them, as
- * `vllm bench serve` does; --json has its field names.
+/* bench_serve.c - `pumice bench serve --url U`: streams completions from a server, times them as
+ * `vllm bench serve` does, and has its field names with --json.
  *
  * Prompts are random token ids, the same for the same seed.  Times are taken here: TTFT from the
  * request's start to the first event with text; ITL between events with text; TPOT = (end - TTFT) /

@@ -116,7 +116,6 @@ static int read_logprobs(struct call *c, struct fault *f) {
 
 static int check_support(struct call *c, struct fault *f) {
     const struct params *p = &c->p;
-    const json_t *type = json_object_get(p->response_format, "type");
     if (p->best_of != ABSENT_INT && p->best_of != p->n)
         return fault_set(f, 400, "invalid_value", "best_of", "best_of must equal n");
     if (p->n > c->server->o.max_n)
@@ -124,12 +123,30 @@ static int check_support(struct call *c, struct fault *f) {
     if (!p->skip_special)
         return fault_set(f, 501, "not_supported", "skip_special_tokens",
                          "special tokens are never shown");
-    if (p->response_format && !json_is_string(type))
-        return fault_set(f, 400, "invalid_type", "response_format",
-                         "response_format.type must be a string");
-    if (type && strcmp(json_string_value(type), "text"))
-        return fault_set(f, 501, "not_supported", "response_format",
-                         "response_format: only text is supported");
+    return 0;
+}
+
+/* response_format: free text, any JSON object, or JSON of a schema. */
+static int read_format(struct call *c, struct fault *f) {
+    const json_t *format = c->p.response_format, *schema = NULL;
+    const char *type = json_string_value(json_object_get(format, "type"));
+    struct err err = {0};
+    if (!format || (type && !strcmp(type, "text")))
+        return 0;
+    if (!type || (strcmp(type, "json_object") && strcmp(type, "json_schema")))
+        return fault_set(f, 400, "invalid_value", "response_format",
+                         "response_format.type must be text, json_object or json_schema");
+    if (!strcmp(type, "json_schema")) {
+        schema = json_object_get(json_object_get(format, "json_schema"), "schema");
+        if (!schema)
+            return fault_set(f, 400, "missing", "response_format",
+                             "response_format.json_schema.schema is missing");
+    }
+    if (!(c->schema = guide_schema_new(schema, &err)))
+        return fault_set(f, 400, "invalid_schema", "response_format", "response_format: %s",
+                         err.msg);
+    if (!c->server->guide_vocab)
+        c->server->guide_vocab = guide_vocab_new(c->server->m->tok);
     return 0;
 }
 
@@ -240,6 +257,19 @@ static int max_new(const struct call *c) {
     return c->p.max_tokens != ABSENT_INT ? (int)c->p.max_tokens : c->server->o.max_new;
 }
 
+/* Holds the choice to the schema: it may end where the JSON is whole. */
+static void constrain(struct call *c, struct choice *k) {
+    const struct cfg *cfg = &c->server->m->cfg;
+    int32_t end[sizeof c->stop_id / sizeof c->stop_id[0] + sizeof cfg->eos / sizeof cfg->eos[0]];
+    int n = 0;
+    for (int i = 0; i < cfg->n_eos && !c->p.ignore_eos; i++)
+        end[n++] = cfg->eos[i];
+    for (int i = 0; i < c->n_stop_id; i++)
+        end[n++] = c->stop_id[i];
+    k->guide = guide_new(c->server->guide_vocab, c->schema, end, n);
+    k->task.r.constraint = (struct constraint){k->guide, guide_mask, guide_accept};
+}
+
 static void make_choices(struct call *c) {
     uint64_t salt = tenant_salt(http_tenant(c->x), c->p.cache_salt);
     c->n_choice = c->n_prompt * (int)c->p.n;
@@ -268,6 +298,8 @@ static void make_choices(struct call *c) {
                                  .n_logprobs = c->n_logprobs < 0    ? 0
                                                : c->n_logprobs == 0 ? 1
                                                                     : c->n_logprobs};
+        if (c->schema)
+            constrain(c, k);
     }
 }
 
@@ -282,7 +314,8 @@ struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, j
     snprintf(c->id, sizeof c->id, "%s-%s", at == AT_CHAT ? "chatcmpl" : "cmpl", http_id(x));
     if (!body || body_params(x, body, at, &c->p, f) || check_model(s, c->p.model, f) ||
         check_support(c, f) || read_logprobs(c, f) || read_stop(c, f) || read_stop_ids(c, f) ||
-        read_bias(c, f) || option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
+        read_bias(c, f) || read_format(c, f) ||
+        option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
         option_bool(c->p.stream_options, "continuous_usage_stats", &c->usage_each, f) ||
         (at == AT_CHAT ? read_messages(c, f) : read_prompts(c, f))) {
         call_free(c);
@@ -299,12 +332,14 @@ void call_free(void *call) {
         box_free(&c->choice[i].box);
         buf_free(&c->choice[i].text);
         json_decref(c->choice[i].logprobs);
+        guide_free(c->choice[i].guide);
     }
     for (int i = 0; i < c->n_prompt; i++) {
         ids_free(&c->prompt[i]);
         if (c->echo)
             buf_free(&c->echo[i]);
     }
+    guide_schema_free(c->schema);
     json_decref(c->body);
     buf_free(&c->head);
     free(c->extra);

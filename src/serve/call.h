@@ -15,6 +15,7 @@ struct choice {
     int n_out;          /* tokens so far */
     size_t offset;      /* completions: characters in front of the next token */
     struct buf text;    /* not streamed: all of it */
+    struct guide *guide; /* of an answer that must be JSON; NULL = free */
     json_t *logprobs;   /* not streamed: array of tokens; NULL = not asked for */
 };
 
@@ -39,6 +40,7 @@ struct call {
     int n_stop_id;
     struct logit_bias *bias;
     int n_bias;
+    struct guide_schema *schema; /* shared by the choices' guides; NULL = answers are free */
     struct buf head; /* of each event, up to its choices */
     void *extra;     /* of a dialect */
 };

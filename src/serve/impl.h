@@ -5,6 +5,7 @@
 #include "serve/fault.h"
 #include "serve/params.h"
 #include "serve/server.h"
+#include "tok/guide.h"
 #include "tok/prompt.h"
 
 struct server {
@@ -13,6 +14,7 @@ struct server {
     struct loop *loop;
     struct http *http;
     struct prompter *prompter;
+    struct guide_vocab *guide_vocab; /* made for the first answer that must be JSON */
     int n_ctx;
     time_t started;
     struct route *route; /* owned: the table of server.c, and the page's files */

@@ -117,6 +117,7 @@ void server_close(struct server *s) {
     http_close(s->http);
     loop_close(s->loop);
     prompter_close(s->prompter);
+    guide_vocab_free(s->guide_vocab);
     free(s->route);
     free(s);
 }

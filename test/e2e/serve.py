@@ -279,6 +279,30 @@ def logit_bias_can_force_and_forbid():
 
 
 @claim
+def answers_can_be_held_to_json():
+    s = shared()
+    body = {**CHAT, "max_tokens": 300, "temperature": 1, "response_format": {"type": "json_object"}}
+    schema = {"type": "object", "properties": {"name": {"enum": ["cat", "dog"]}, "n": {"type": "integer", "maximum": 9}},
+              "required": ["name", "n"], "additionalProperties": False}
+    held = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    ended = 0
+    for seed in range(6):
+        got = s.post("/v1/chat/completions", {**body, "seed": seed})["choices"][0]
+        if got["finish_reason"] == "stop":
+            assert isinstance(json.loads(got["message"]["content"]), dict), got
+            ended += 1
+        got = s.post("/v1/chat/completions", {**body, "seed": seed, "response_format": held})["choices"][0]
+        if got["finish_reason"] == "stop":
+            value = json.loads(got["message"]["content"])
+            assert set(value) == {"name", "n"} and value["name"] in ("cat", "dog") and value["n"] <= 9, got
+            ended += 1
+    assert ended >= 4, ended
+    for bad in ({"type": "xml"}, {}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": {"type": "blue"}}}):
+        e = s.post("/v1/chat/completions", {**body, "response_format": bad}, status=400)["error"]
+        assert e["param"] == "response_format", e
+
+
+@claim
 def a_last_message_of_the_assistant_is_continued():
     s = shared()
     msgs = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "Once upon"}]
