@@ -122,9 +122,10 @@ static void shares_agree(struct lab *l, size_t step) {
         sequence(l, 2, n[i]);
         agrees(l, a, 2 * g, 2 * g + 2, 1, "shared by another");
         kv_release(l->kv, a);
-        sequence(l, 4, n[i]); /* a is cut back into a group that b has too */
-        assert_int_equal(kv_resume(l->kv, a, n[i]), n[i]);
-        agrees(l, a, n[i], 2 * g + 1, 50, "resumed");
+        int cut = n[i] > g ? n[i] - 5 : n[i];
+        sequence(l, 4, cut); /* a is cut back into a group that b has too */
+        assert_int_equal(kv_resume(l->kv, a, cut), cut);
+        agrees(l, a, cut, 2 * g + 1, 50, "resumed");
         sequence(l, 3, n[i]);
         agrees(l, b, 2 * g + 3, 2 * g + 4, 1, "after another resumed");
         kv_release(l->kv, a);
