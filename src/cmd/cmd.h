@@ -52,11 +52,9 @@ int cmd_doctor(int argc, char **argv);
     {"cache-type-k", 0, NULL, OPT_STR, &(o)->kv_dtype},                                            \
     {"cache-type-v", 0, "ctv", OPT_STR, &(o)->v_dtype},                                            \
     {"kv", 0, NULL, OPT_STR, &(o)->kv, .arg = "LAYOUT",                                            \
-     .help = "memory of keys and values: virtual = given as sequences grow, shared where they "    \
-             "begin alike (default); flat = all of it from the start"},                            \
+     .help = "virtual = memory as sequences grow, shared where they begin alike (default); flat"}, \
     {"kv-pool", 0, NULL, OPT_INT, &(o)->kv_pool, 1, 1 << 24, "MIB",                                \
-     "virtual: the most that keys and values may take (default: every sequence's context, or "     \
-     "what the system has)"},                                                                      \
+     "the most for keys and values (default: all sequences' contexts, or what there is)"},         \
     {"ctx-size", 'c', NULL, OPT_INT, &(o)->n_ctx, 0, 1 << 24, "N",                                 \
      "tokens of context (default: the model's, at most 4096)"},                                    \
     {"threads", 't', NULL, OPT_INT, &(o)->n_threads, 0, 1024, "N",                                 \
@@ -146,8 +144,8 @@ struct loaded { /* owned: pool, m, e; e only after cmd_engine */
     struct engine *e;
 };
 int cmd_load(const struct load_opts *o, struct loaded *out, struct err *err);
-/* Fills in what the flags say of sizes, types and memory; the rest of *eo stays. */
-int cmd_engine_opts(const struct load_opts *o, struct engine_opts *eo, struct err *err);
+int cmd_engine_opts(const struct load_opts *o, struct engine_opts *eo,
+                    struct err *err); /* what the flags say; the rest of *eo stays */
 int cmd_engine(const struct load_opts *o, struct loaded *l, struct err *err); /* one slot */
 void cmd_tell_memory(const struct engine *e); /* a line about keys and values, and a warning */
 void cmd_unload(struct loaded *l);
