@@ -324,14 +324,14 @@ static int on_limits(void *ud, const char *item, struct err *err) {
     pool_free(pool);
     if (b->form == FORM_MD && !json_array_size(b->limits))
         printf("\n| threads | read GB/s | F32 GFLOP/s | BF16 GFLOP/s | INT8 GOP/s "
-               "|\n|--:|--:|--:|--:|--:|\n");
+               "| barrier us |\n|--:|--:|--:|--:|--:|--:|\n");
     if (b->form == FORM_MD)
-        printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", n, l.read / 1e9, l.f32 / 1e9, l.bf16 / 1e9,
-               l.i8 / 1e9);
-    json_array_append_new(b->limits,
-                          json_pack("{s:i,s:f,s:f,s:f,s:f}", "threads", n, "read_gb_per_s",
-                                    l.read / 1e9, "f32_gflops", l.f32 / 1e9, "bf16_gflops",
-                                    l.bf16 / 1e9, "int8_gops", l.i8 / 1e9));
+        printf("| %d | %.1f | %.0f | %.0f | %.0f | %.2f |\n", n, l.read / 1e9, l.f32 / 1e9,
+               l.bf16 / 1e9, l.i8 / 1e9, l.barrier * 1e6);
+    json_array_append_new(
+        b->limits, json_pack("{s:i,s:f,s:f,s:f,s:f,s:f}", "threads", n, "read_gb_per_s",
+                             l.read / 1e9, "f32_gflops", l.f32 / 1e9, "bf16_gflops", l.bf16 / 1e9,
+                             "int8_gops", l.i8 / 1e9, "barrier_us", l.barrier * 1e6));
     return 0;
 }
 

@@ -2,6 +2,7 @@
  * Arithmetic: the probe kernels, which keep independent sums in registers. */
 #include "cmd/probe.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 
 #define PROBE_BYTES ((size_t)512 << 20)
 #define PROBE_RUNS 9
+#define BARRIERS 1001
 
 struct probe {
     char *data;
@@ -78,6 +80,33 @@ static double burn_rate(double (*kernel)(long), struct pool *pool) {
     }
 }
 
+struct meeting {
+    atomic_int here;
+};
+
+/* Waits until every thread has come, so that none is left out of the round. */
+static void meet(void *arg, int id, int n) {
+    struct meeting *m = arg;
+    (void)id;
+    atomic_fetch_add(&m->here, 1);
+    while (atomic_load_explicit(&m->here, memory_order_relaxed) < n)
+        __builtin_ia32_pause();
+}
+
+/* Median over rounds for at most about 50 ms. */
+static double barrier_time(struct pool *pool) {
+    double took[BARRIERS];
+    int64_t begin = clock_ns();
+    int n = 0;
+    while (n < BARRIERS && (n == 0 || clock_ns() - begin < 50000000)) {
+        struct meeting m = {0};
+        int64_t t0 = clock_ns();
+        pool_run(pool, meet, &m);
+        took[n++] = (double)(clock_ns() - t0) / 1e9;
+    }
+    return median(took, n);
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -98,7 +127,7 @@ struct limits probe_limits(struct probe *p, struct pool *pool) {
         i8[i] = burn_rate(kern.probe_i8, pool);
     }
     return (struct limits){median(read, PROBE_RUNS), median(f32, PROBE_RUNS),
-                           median(bf16, PROBE_RUNS), median(i8, PROBE_RUNS)};
+                           median(bf16, PROBE_RUNS), median(i8, PROBE_RUNS), barrier_time(pool)};
 }
 
 double probe_ops_rate(struct pool *pool, enum dtype weights) {

@@ -11,6 +11,7 @@ struct limits {  /* all threads of the pool together */
     double read; /* bytes per second from memory     */
     double f32, bf16,
         i8; /* operations per second, a multiply-add counts two; 0 = no such instruction */
+    double barrier; /* seconds to enter the pool, meet the other threads and leave it        */
 };
 
 struct probe; /* a block of memory several times larger than the caches */

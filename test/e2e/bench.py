@@ -8,7 +8,7 @@ import struct
 from harness import (claim, copy_of, data, made, main, pumice, read_safetensors, refuses, sanitized, tmp, words_text,
                      write_safetensors, write_text)
 
-LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops"]
+LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops", "barrier_us"]
 ROW = ["test", "shape", "dtype", "threads", "batch", "depth", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
        "limit_fraction", "repeat", "kv_dtype"]
 
