@@ -44,7 +44,7 @@ EXCEPTION = re.compile(r'exception: \S')
 def sources(root, folders):
     for folder in folders:
         for where, dirs, names in os.walk(os.path.join(root, folder)):
-            dirs.sort()
+            dirs[:] = sorted(d for d in dirs if d != 'node_modules')
             for name in sorted(names):
                 if os.path.splitext(name)[1] in MAX_FILE:
                     path = os.path.join(where, name)

@@ -149,6 +149,7 @@ size_t engine_kv_held(const struct engine *e) {
 void engine_stats(const struct engine *e, struct engine_stats *out) {
     *out = e->stats;
     out->slots = e->n_run;
+    out->policy = e->sched.policy;
     out->running = e->n_running;
     out->waiting = e->n_waiting;
     out->cost = e->fit.cost;

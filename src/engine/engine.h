@@ -84,6 +84,7 @@ void engine_cancel(struct engine *e, void *ud); /* requests with this ud end wit
 struct engine_stats {
     int running, waiting, slots; /* now; slots = the most that can run */
     int budget;                  /* tokens that the last step could have had */
+    enum sarathi_policy policy;
     struct kv_stats kv;
     /* Since engine_open: */
     int64_t steps, preempted, accepted, rejected; /* rejected: E_BUSY only */

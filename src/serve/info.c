@@ -51,22 +51,38 @@ static json_t *sampling_json(const struct server *s) {
                      "frequency_penalty", (double)p->frequency_penalty, "max_tokens", s->o.max_new);
 }
 
+/* What the page lists: the methods that this server could use, and which of them it does. */
+static json_t *methods_json(const struct loop_stats *st) {
+    struct buf budget = {0};
+    bool virtual = st->engine.kv.layout != KV_FLAT, sarathi = st->engine.policy == SARATHI;
+    buf_printf(&budget, "at most %d tokens a step", st->engine.budget);
+    json_t *j = json_pack("[{s:s,s:s,s:b,s:s},{s:s,s:s,s:b,s:s},{s:s,s:s,s:b,s:s}]", "name",
+                          "vattention", "title", "vAttention", "on", virtual, "note",
+                          "memory for keys and values as they grow", "name", "prefix", "title",
+                          "Prefix cache in memory", "on", true, "note",
+                          "what several prompts begin with is computed once", "name", "sarathi",
+                          "title", "Sarathi", "on", sarathi, "note", buf_str(&budget));
+    buf_free(&budget);
+    return j;
+}
+
 void route_props(struct exchange *x, void *app) {
     struct server *s = app;
     struct loop_stats st;
     const struct kv_stats *kv = &st.engine.kv;
     loop_stats(s->loop, &st);
     reply_json(
-        x, json_pack("{s:s,s:s,s:o,s:i,s:i,s:i,s:i,s:s,s:b,s:s?,s:s?,s:s,s:{s:I,s:I,s:I,s:I}}",
+        x, json_pack("{s:s,s:s,s:o,s:i,s:i,s:i,s:i,s:s,s:b,s:s?,s:s?,s:s,s:o,s:{s:I,s:I,s:I,s:I}}",
                      "build_info", s->fingerprint, "model_alias", s->name,
                      "default_generation_settings", sampling_json(s), "n_ctx", s->n_ctx,
                      "total_slots", s->o.n_slot, "max_queue", s->o.max_queue, "max_n", s->o.max_n,
                      "chat_format", prompter_name(s->prompter), "template_fallback",
                      prompter_problem(s->prompter) != NULL, "template_problem",
                      prompter_problem(s->prompter), "chat_template", tok_chat_template(s->m->tok),
-                     "kv_layout", kv->layout == KV_FLAT ? "flat" : "virtual", "kv_bytes", "held",
-                     (json_int_t)kv->held_bytes, "live", (json_int_t)kv->live_bytes, "reserved",
-                     (json_int_t)kv->pool_bytes, "static", (json_int_t)kv->static_bytes));
+                     "kv_layout", kv->layout == KV_FLAT ? "flat" : "virtual", "methods",
+                     methods_json(&st), "kv_bytes", "held", (json_int_t)kv->held_bytes, "live",
+                     (json_int_t)kv->live_bytes, "reserved", (json_int_t)kv->pool_bytes, "static",
+                     (json_int_t)kv->static_bytes));
 }
 
 /* Counts only: never what was asked or answered. */

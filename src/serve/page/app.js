@@ -191,6 +191,7 @@ function edit(i) {
   showChat();
   grow();
   $("input").focus();
+  $("input").setSelectionRange($("input").value.length, $("input").value.length);
 }
 
 // -- settings -----------------------------------------------------------------------------------
@@ -266,7 +267,9 @@ function onInputKey(e) {
     send();
   } else if (e.key === "ArrowUp" && !e.altKey && !$("input").value) {
     const i = chat.turns.findLastIndex((t) => t.role === "user");
-    if (i >= 0) edit(i);
+    if (i < 0) return;
+    e.preventDefault(); // the key would move the caret to the beginning
+    edit(i);
   }
 }
 

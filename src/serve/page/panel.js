@@ -81,7 +81,7 @@ export function showMethods(props, s, m) {
   for (const method of props?.methods ?? []) {
     let what = method.note ?? "";
     if (method.name === "vattention" && m) {
-      const held = m['pumice_kv_bytes{state="resident"}'], fixed = m['pumice_kv_bytes{state="static"}'];
+      const held = m['pumice_kv_bytes{state="held"}'], fixed = m['pumice_kv_bytes{state="static"}'];
       if (method.on && held < fixed) what = bytes(fixed - held) + " not held now: " + Math.round(100 - 100 * held / fixed) + " % of a static allocation";
     } else if (method.name === "prefix" && s && Number.isFinite(s.cached)) {
       what = s.cached ? s.cached + " prompt tokens not computed again" : "nothing of this prompt was known";
@@ -99,7 +99,7 @@ export async function refresh(props, s) {
   try {
     m = await metrics();
   } catch { /* figures are an extra: a server without /metrics still chats */ }
-  const held = m?.['pumice_kv_bytes{state="resident"}'], fixed = m?.['pumice_kv_bytes{state="static"}'];
+  const held = m?.['pumice_kv_bytes{state="held"}'], fixed = m?.['pumice_kv_bytes{state="static"}'];
   $("held").textContent = bytes(held);
   $("static").textContent = bytes(fixed);
   $("kv").firstElementChild.style.width = held && fixed ? Math.min(100, 100 * held / fixed) + "%" : "0";
