@@ -81,7 +81,7 @@ def unknown_flags_and_bad_values_are_named():
     for flags, part in [(["--temp", "hot"], "--temp: 'hot' is not a number"), (["--temp", "-1"], "--temp: -1"),
                         (["--top-p", "1.5"], "--top-p: 1.5 is not in 0..1"), (["-n", "1x"], "-n: '1x'"),
                         (["-n", "-2"], "-n: -2 is not in"), (["--threads", "99999"], "--threads: 99999"),
-                        (["--dtype", "q3"], "--dtype: 'q3'"), (["--dtype", "q4_k"], "--dtype: 'q4_k'"),
+                        (["--dtype", "q3"], "--dtype: 'q3'"), (["--dtype", "q2_k"], "--dtype: 'q2_k'"),
                         (["-ctk", "q4_0"], "--kv-dtype: 'q4_0'"),
                         (["--kv", "paged"], "--kv: 'paged' is not virtual or flat"),
                         (["--kv", "flat", "--kv-pool", "9"], "--kv-pool: a flat layout"), (["-ctv", "int8"], "one type"),
