@@ -139,16 +139,17 @@ static int open_session(struct chat_cmd *c, struct loaded *l, struct session *s,
         return -1;
     if (!l->m->tok)
         return err_set(err, E_USAGE, "%s: has no tokenizer: nothing to chat with", l->m->path);
-    *s = (struct session){
-        .l = l, .gen = c->gen, .format = l->m->chat, .json = c->json, .interrupted = &interrupted};
-    if (cmd_format(c->chat.format, &s->format, err))
+    *s = (struct session){.l = l, .gen = c->gen, .json = c->json, .interrupted = &interrupted};
+    if (!(s->prompter = cmd_prompter(&c->chat, l->m->tok, err)))
         return -1;
+    s->plain = !prompter_has_template(s->prompter) && !prompter_family(s->prompter) &&
+               !prompter_problem(s->prompter);
     s->system = c->chat.system && *c->chat.system ? mem_strdup(c->chat.system) : NULL;
     s->colour = cmd_colour(STDERR_FILENO);
     struct gen g;
     if (gen_resolve(&s->gen, l->m, &g, err)) /* bad flags fail before the first message */
         return -1;
-    if (s->format == CHAT_NONE) {
+    if (s->plain) {
         if (s->gen.n_predict == INT_MIN)
             s->gen.n_predict = PLAIN_TOKENS;
         log_warn("%s: no known chat template: it continues your text (-n %d)", l->m->path,

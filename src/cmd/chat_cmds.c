@@ -111,8 +111,8 @@ static void show_info(const struct session *s) {
 }
 
 static void show_template(const struct session *s) {
-    printf("template %s%s\nsystem %s\n", chat_name(s->format),
-           s->format == CHAT_NONE ? " (plain continuation)" : "", s->system ? s->system : "(none)");
+    printf("template %s%s\nsystem %s\n", prompter_name(s->prompter),
+           s->plain ? " (plain continuation)" : "", s->system ? s->system : "(none)");
 }
 
 static void show_kv(const struct session *s) {

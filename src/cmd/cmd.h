@@ -90,11 +90,6 @@ int cmd_doctor(int argc, char **argv);
      .help = "end the answer before TEXT; \\n, \\t, \\\\ and \\xHH are understood; repeatable"},   \
     {"ignore-eos", 0, NULL, OPT_FLAG, &(o)->ignore_eos,                                            \
      .help = "go on after the end-of-text token"}
-#define OPTS_CHAT(o)                                                                               \
-    {"system-prompt", 0, "sys", OPT_STR, &(o)->system, .arg = "TEXT",                              \
-     .help = "the system message"},                                                                \
-    {"chat-template", 0, NULL, OPT_STR, &(o)->format, .arg = "NAME",                               \
-     .help = "chatml, llama2, llama3, mistral, phi, zephyr or none (default: the model's)"}
 /* clang-format on */
 
 struct load_opts { /* where the rows store how a model is loaded; NULL and 0 = not given */
@@ -110,9 +105,6 @@ struct gen_opts { /* how an answer is generated; NAN and INT_MIN = not given */
     bool ignore_eos;
 };
 struct gen_opts gen_opts_unset(void);
-struct chat_opts {
-    const char *system, *format;
-};
 
 /* -- shared steps (common.c) ------------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/hub.h"
+#include "cmd/prompt.h"
 #include "num/kern.h"
 
 static const struct command {
@@ -28,6 +29,7 @@ static const struct command {
     {"serve", cmd_serve, "answer many users over HTTP, as OpenAI's API does"},
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"detokenize", cmd_detokenize, "token ids to text"},
+    {"apply-template", cmd_apply_template, "a chat request to the prompt that it gives"},
     {"show", cmd_show, "what a model is: architecture, size, KV bytes per token"},
     {"eval", cmd_eval, "perplexity of a text (eval ppl), logits of tokens (eval logits)"},
     {"train", cmd_train, "train a model: new, continued, or fine-tuned on chats"},

@@ -11,7 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "cmd/cmd.h"
+#include "cmd/prompt.h"
 
 struct run_cmd {
     struct load_opts load;
@@ -51,6 +51,25 @@ static int read_prompt(const struct run_cmd *c, int argc, char **argv, int rest,
     return 0;
 }
 
+static int encode_chat(const struct run_cmd *c, const struct model *m, const char *text,
+                       struct gen *g, struct ids *out, struct err *err) {
+    struct prompter *p = cmd_prompter(&c->chat, m->tok, err);
+    if (!p)
+        return -1;
+    g->continues = !prompter_has_template(p) && !prompter_family(p);
+    if (g->continues && !prompter_problem(p))
+        log_warn("%s: no known chat template: the prompt is continued as plain text", m->path);
+    json_t *messages = json_array();
+    if (c->chat.system)
+        json_array_append_new(messages, cmd_message("system", c->chat.system));
+    json_array_append_new(messages, cmd_message("user", text));
+    g->n_stop_id = prompter_stops(p, g->stop_id, (int)(sizeof g->stop_id / sizeof *g->stop_id));
+    int rc = prompter_ids(p, &(struct ask){.messages = messages}, out, err);
+    json_decref(messages);
+    prompter_close(p);
+    return rc;
+}
+
 /* The prompt's token ids; g receives the ids that end a chat answer. */
 static int encode_prompt(const struct run_cmd *c, const struct model *m, struct buf *text,
                          struct gen *g, struct ids *out, struct err *err) {
@@ -60,20 +79,7 @@ static int encode_prompt(const struct run_cmd *c, const struct model *m, struct 
     if (!m->tok)
         return err_set(err, E_USAGE, "%s: has no tokenizer: give --ids", m->path);
     if (c->as_chat) {
-        enum chat_format f = m->chat;
-        struct chat_msg msg[2];
-        int n = 0;
-        if (cmd_format(c->chat.format, &f, err))
-            return -1;
-        if (f == CHAT_NONE)
-            log_warn("%s: no known chat template: the prompt is continued as plain text", m->path);
-        g->continues = f == CHAT_NONE;
-        if (c->chat.system)
-            msg[n++] = (struct chat_msg){"system", c->chat.system};
-        msg[n++] = (struct chat_msg){"user", buf_str(text)};
-        g->n_stop_id =
-            chat_stops(f, m->tok, g->stop_id, (int)(sizeof g->stop_id / sizeof *g->stop_id));
-        return chat_encode(f, m->tok, msg, n, out, err);
+        return encode_chat(c, m, buf_str(text), g, out, err);
     }
     if (tok_adds_bos(m->tok) && tok_bos(m->tok) >= 0)
         ids_add(out, tok_bos(m->tok));
@@ -118,7 +124,7 @@ static int run(struct run_cmd *c, int argc, char **argv, int rest, struct err *e
     int rc = -1;
     if (c->n_logprobs && !c->json)
         return err_set(err, E_USAGE, "--logprobs needs --json");
-    if ((c->chat.format || c->chat.system) && !c->as_chat)
+    if ((c->chat.format || c->chat.file || c->chat.system) && !c->as_chat)
         return err_set(err, E_USAGE, "--system-prompt and --chat-template need --chat");
     if (cmd_model(&c->load.model, argc, argv, &rest, err) ||
         read_prompt(c, argc, argv, rest, &text, err) || cmd_load(&c->load, &l, err) ||

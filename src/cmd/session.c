@@ -45,6 +45,7 @@ void session_free(struct session *s) {
     free(s->kept);
     free(s->msg);
     free(s->system);
+    prompter_close(s->prompter);
 }
 
 /* Removes the oldest message and all up to the next one of the user. */
@@ -79,16 +80,15 @@ static int encode_plain(const struct session *s, struct ids *out, struct err *er
 
 static int encode(const struct session *s, struct ids *out, struct err *err) {
     out->n = 0;
-    if (s->format == CHAT_NONE)
+    if (s->plain)
         return encode_plain(s, out, err);
-    struct chat_msg *m = mem_array((size_t)s->n + 1, sizeof *m);
-    int n = 0;
+    json_t *m = json_array();
     if (s->system)
-        m[n++] = (struct chat_msg){"system", s->system};
+        json_array_append_new(m, cmd_message("system", s->system));
     for (int i = 0; i < s->n; i++)
-        m[n++] = (struct chat_msg){s->msg[i].role, s->msg[i].text};
-    int rc = chat_encode(s->format, s->l->m->tok, m, n, out, err);
-    free(m);
+        json_array_append_new(m, cmd_message(s->msg[i].role, s->msg[i].text));
+    int rc = prompter_ids(s->prompter, &(struct ask){.messages = m}, out, err);
+    json_decref(m);
     return rc;
 }
 
@@ -157,12 +157,12 @@ static int answer(struct session *s, struct err *err) {
     int rc = -1, dropped;
     if (gen_resolve(&s->gen, s->l->m, &g, err))
         return -1;
-    g.continues = s->format == CHAT_NONE;
+    g.continues = s->plain;
     if (s->gen.seed >= 0)
         g.sampling.seed +=
             (uint64_t)s->n_regen; /* the same seed would give the same answer again */
     g.n_stop_id =
-        chat_stops(s->format, s->l->m->tok, g.stop_id, (int)(sizeof g.stop_id / sizeof *g.stop_id));
+        prompter_stops(s->prompter, g.stop_id, (int)(sizeof g.stop_id / sizeof *g.stop_id));
     if ((dropped = encode_to_fit(s, g.n_predict, &ids, err)) < 0)
         goto out;
     if (dropped)
@@ -209,11 +209,7 @@ int session_again(struct session *s, struct err *err) {
 /* -- files ------------------------------------------------------------------------------------- */
 
 static void append_message(json_t *list, const char *role, const char *text) {
-    struct buf b = {0};
-    buf_adds(&b, text);
-    utf8_fix(&b);
-    json_array_append_new(list, json_pack("{s:s,s:s}", "role", role, "content", buf_str(&b)));
-    buf_free(&b);
+    json_array_append_new(list, cmd_message(role, text));
 }
 
 int session_save(const struct session *s, const char *path, struct err *err) {

@@ -2,7 +2,7 @@
 #ifndef CMD_SESSION_H
 #define CMD_SESSION_H
 
-#include "cmd/cmd.h"
+#include "cmd/prompt.h"
 
 struct message {
     const char *role; /* "user" or "assistant", static */
@@ -11,7 +11,8 @@ struct message {
 struct session {
     struct loaded *l;    /* borrowed */
     struct gen_opts gen; /* its strings are kept in `kept` or borrowed from argv */
-    enum chat_format format;
+    struct prompter *prompter; /* owned */
+    bool plain; /* no turns: one text goes on */
     char *system;        /* owned; NULL = none */
     struct message *msg; /* owned: user and assistant in turn */
     int n, cap;

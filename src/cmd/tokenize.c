@@ -6,10 +6,10 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "cmd/cmd.h"
+#include "cmd/prompt.h"
 #include "model/gguf.h"
 
-static struct tok *open_tok(const char *path, struct err *err) {
+struct tok *cmd_open_tok(const char *path, struct err *err) {
     if (file_is_dir(path))
         return tok_open(path, err);
     struct gguf *g = gguf_open(path, err);
@@ -91,7 +91,7 @@ int cmd_tokenize(int argc, char **argv) {
                              : "--json and --pieces exclude each other");
         goto out;
     }
-    if (!(t = open_tok(model, &err)))
+    if (!(t = cmd_open_tok(model, &err)))
         goto out;
     if (bos && tok_bos(t) < 0) {
         err_set(&err, E_USAGE, "--bos: the tokenizer of %s has no beginning-of-text token", model);
@@ -139,7 +139,7 @@ int cmd_detokenize(int argc, char **argv) {
         err_set(&err, E_USAGE, "--ids and --file exclude each other");
         goto out;
     }
-    if (!(t = open_tok(model, &err)))
+    if (!(t = cmd_open_tok(model, &err)))
         goto out;
     if (list)
         buf_adds(&in, list);
