@@ -185,8 +185,7 @@ struct answer { /* what one request gave; zeroed before, released by answer_free
     struct err err; /* FIN_ERROR */
     uint64_t seed;
 };
-/* Runs one request to its end.  Text is written to stdout as it comes if `stream`.  *stop_flag, if
- * not NULL, ends the answer when it becomes non-zero. */
+/* Runs one request to its end, to stdout as it comes if `stream`.  *stop_flag (or NULL) ends it. */
 int gen_answer(struct loaded *l, const struct ids *prompt, const struct gen *g, bool stream,
                const volatile sig_atomic_t *stop_flag, struct answer *a, struct err *err);
 void answer_free(struct answer *a);

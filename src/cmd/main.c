@@ -94,8 +94,8 @@ static int help(void) {
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-12s%s\n", commands[i].name, commands[i].help);
     puts("\n`pumice help COMMAND` or `pumice COMMAND --help` lists a command's options.\n"
-         "A model is a Hugging Face folder (config.json, safetensors), a .gguf file, or ORG/NAME\n"
-         "once pulled.\n\n"
+         "A model is a Hugging Face folder (config.json, safetensors), a .gguf file, or\n"
+         "ORG/NAME once pulled.\n\n"
          "Exit status: 0 done, 2 wrong usage, 3 bad input file, 4 input or output failed,\n"
          "5 out of memory, 6 network, 7 locked by someone else.");
     return 0;

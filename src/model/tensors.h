@@ -22,7 +22,7 @@ struct tensor {
     int64_t shape[TENSOR_MAX_RANK]; /* outermost first (GGUF's order is reversed on reading) */
     const void *data;        /* borrowed until tensors_close; any alignment */
     size_t bytes;
-    const struct packed *packed; /* NULL, or how rows are put together (packed.h); then data is too */
+    const struct packed *packed; /* NULL, or how rows are made (packed.h); then data is too */
 };
 
 struct tensors {

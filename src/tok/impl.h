@@ -194,7 +194,7 @@ void matcher_free(struct tok *t);
 /* The first match in text[from..n), or NULL; [*lo, *hi) includes what lstrip and rstrip swallow. */
 const struct added *matcher_find(const struct matcher *m, const char *text, size_t n, size_t from,
                                  size_t *lo, size_t *hi);
-/* The same, where tokens of m[1] must lie in bytes whose mark is 0; those of m[0] may lie anywhere. */
+/* The same, but tokens of m[1] must lie in bytes whose mark is 0; those of m[0] may be anywhere. */
 const struct added *matcher_find_marked(const struct matcher m[2], const char *text,
                                         const char *mark, size_t n, size_t from, size_t *lo,
                                         size_t *hi);

@@ -282,7 +282,7 @@ def the_formats_end_of_turn_ends_an_answer():
 def the_models_own_template_is_used():
     folder, bare = without_template(), without_template()
     template = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-                "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}")
+                "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
     edit_json(folder, "tokenizer_config.json", chat_template=template)
     assert "chatml" in pumice("show", folder).out and "chatml" in pumice("show", made("chat")).out
     flags = ["--message", "hi", "--temp", 0, "-n", 3, "--json"]

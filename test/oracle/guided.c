@@ -1,4 +1,4 @@
-/* guided.c - for schema.py: guided TOKENIZER_DIR reads {"cases": [{"schema", "seed", "steps"}, ...]}
+/* guided.c - for schema.py: guided TOKENIZER reads {"cases": [{"schema", "seed", "steps"}, ...]}
  * from standard input, lets a model without preferences write an answer to each schema (null: any
  * object) and writes one line of JSON a case: {"text", "done", "stuck"} or {"error", "code"}.
  * Tokens that close something are preferred after `steps` of them, so that answers end. */

@@ -215,7 +215,7 @@ INLINE void block_tile(enum dtype t, const struct gemm *g, struct place o) {
 }
 
 /* A tile of as many of `left` tokens as one takes; returns how many.  The number must be a constant
- * where the tile is made, and so must `fetch`: the loops are twice as slow with a branch in them. */
+ * where the tile is made, and so must `fetch`: the loops take twice as long with a branch. */
 INLINE int block_tokens(enum dtype t, const struct gemm *g, int left, int i, int j, bool fetch) {
     int n = left >= SPAN ? SPAN : left >= 8 ? 8 : left >= 6 ? 6 : left < 5 ? left : 4;
     if (n == SPAN)

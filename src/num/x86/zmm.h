@@ -147,7 +147,7 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
 INLINE vi vi_set(int n) {
     return _mm512_set1_epi32(n);
 }
-/* the four bytes at p in each word; an int would go through a general register, at half the speed */
+/* the four bytes at p in each word; an int would go through a general register: half as fast */
 INLINE vi vi_words(const void *p) {
     float f;
     memcpy(&f, p, 4);
