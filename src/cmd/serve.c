@@ -11,14 +11,15 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "cmd/cmd.h"
+#include "cmd/prompt.h"
 #include "serve/params.h"
 #include "serve/server.h"
 
 struct serve_cmd {
     struct load_opts load;
     struct gen_opts gen;
-    const char *host, *alias, *chat_family, *cors, *key_file, *compat;
+    struct chat_opts chat;
+    const char *host, *alias, *cors, *key_file, *compat;
     const char *schedule;
     float tbt_slo_ms;
     struct opt_list key;
@@ -57,7 +58,6 @@ static struct server_opts options(const struct serve_cmd *c, const struct gen *g
                                   struct keys *keys) {
     return (struct server_opts){
         .alias = c->alias,
-        .chat_family = c->chat_family,
         .any_model_name = c->any_model,
         .compat_vllm = c->compat != NULL,
         .n_slot = c->n_slot,
@@ -93,10 +93,9 @@ static void wait_for_signal(void) {
 }
 
 static int check(const struct serve_cmd *c, struct err *err) {
-    enum chat_format f;
     if (c->compat && strcmp(c->compat, "vllm"))
         return err_set(err, E_USAGE, "--metrics-compat: '%s' is not vllm", c->compat);
-    return cmd_format(c->chat_family, &f, err);
+    return 0;
 }
 
 static int serve(struct serve_cmd *c, int argc, char **argv, int rest, struct err *err) {
@@ -104,6 +103,7 @@ static int serve(struct serve_cmd *c, int argc, char **argv, int rest, struct er
     struct gen g = {0};
     struct keys *keys = keys_new();
     struct server *s = NULL;
+    struct prompter *p = NULL;
     struct sigaction act = {.sa_handler = on_signal};
     int rc = -1;
     signal(SIGPIPE, SIG_IGN); /* clients that leave are no reason to end */
@@ -114,7 +114,10 @@ static int serve(struct serve_cmd *c, int argc, char **argv, int rest, struct er
         cmd_load(&c->load, &l, err) || gen_resolve(&c->gen, l.m, &g, err) ||
         open_engine(c, &l, err))
         goto out;
+    if (l.m->tok && !(p = cmd_prompter(&c->chat, l.m->tok, err)))
+        goto out;
     struct server_opts o = options(c, &g, keys);
+    o.prompter = p;
     if (!(s = server_open(l.m, l.e, &o, err)))
         goto out;
     printf("pumice: ready on http://%s:%d\n", c->host, server_port(s));
@@ -125,6 +128,7 @@ static int serve(struct serve_cmd *c, int argc, char **argv, int rest, struct er
     rc = 0;
 out:
     server_close(s);
+    prompter_close(p);
     keys_free(keys);
     gen_free(&g);
     cmd_unload(&l);
@@ -196,8 +200,7 @@ int cmd_serve(int argc, char **argv) {
          "at the end, for what runs (default 30)"},
         {"metrics-compat", 0, NULL, OPT_STR, &c.compat, .arg = "vllm",
          .help = "some of /metrics under vLLM's names too"},
-        {"chat-template", 0, NULL, OPT_STR, &c.chat_family, .arg = "NAME",
-         .help = "chatml, llama2, llama3, mistral, phi, zephyr or none (default: the model's)"},
+        OPTS_TEMPLATE(&c.chat),
         {"help-params", 0, NULL, OPT_FLAG, &c.help_params,
          .help = "print the parameters of requests and exit"},
         OPTS_GEN(&c.gen),

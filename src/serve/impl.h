@@ -13,7 +13,8 @@ struct server {
     const struct model *m;
     struct loop *loop;
     struct http *http;
-    struct prompter *prompter;
+    const struct prompter *prompter; /* what the options gave, or own */
+    struct prompter *own;            /* or NULL */
     struct guide_vocab *guide_vocab; /* made for the first answer that must be JSON */
     int n_ctx;
     time_t started;

@@ -70,11 +70,9 @@ struct server *server_open(const struct model *m, struct engine *e, const struct
         err_set(err, E_FORMAT, "%s: has no tokenizer, which serving needs", m->path);
         goto fail;
     }
-    s->prompter = prompter_open(m->tok, &(struct prompter_source){.family = o->chat_family}, err);
-    if (!s->prompter)
+    if (!o->prompter && !(s->own = prompter_open(m->tok, &(struct prompter_source){0}, err)))
         goto fail;
-    if (prompter_problem(s->prompter))
-        log_warn("%s", prompter_problem(s->prompter));
+    s->prompter = o->prompter ? o->prompter : s->own;
     s->loop = loop_open(e, &(struct loop_opts){o->n_slot, o->max_queue}, err);
     if (!s->loop)
         goto fail;
@@ -116,7 +114,7 @@ void server_close(struct server *s) {
         loop_stop(s->loop);
     http_close(s->http);
     loop_close(s->loop);
-    prompter_close(s->prompter);
+    prompter_close(s->own);
     guide_vocab_free(s->guide_vocab);
     free(s->route);
     free(s);

@@ -7,10 +7,11 @@
 
 #include "serve/http.h"
 #include "serve/loop.h"
+#include "tok/prompt.h"
 
 struct server_opts { /* strings are borrowed until server_close; 0 = the default in brackets */
     const char *alias;        /* the model's name in the API [its path's last part] */
-    const char *chat_family;  /* of chat.h [the model's] */
+    const struct prompter *prompter; /* borrowed; how chats become prompts [the model's template] */
     bool any_model_name;      /* requests may name any model */
     bool compat_vllm;         /* /metrics: five values under vLLM's names too */
     int n_slot, max_queue;

@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "tok/guide_impl.h"
 
-enum { SPACE_MAX = 24, MAX_FRAMES = 1 << 16 };
+enum { MAX_FRAMES = 1 << 16 };
 
 /* -- frames ------------------------------------------------------------------------------------ */
 
@@ -76,6 +76,22 @@ static void put_frame(struct guide *g, struct gset *out, struct gf f) {
 
 static bool is_space(unsigned char c) {
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+/* White space is what people write and no more, or a model that likes it would not come to an end:
+ * one blank, or a new line and at most 4 blanks or tabs for each level behind it.  *space: 0 = none
+ * so far, 1 = a blank, 2 + n = a new line and n behind it. */
+static bool add_space(uint8_t *space, unsigned char c, int depth) {
+    bool indents = *space >= 2 && *space < 2 + 4 * depth && *space < 50;
+    if (c == ' ' && *space == 0)
+        *space = 1;
+    else if (c == '\n' && *space == 0)
+        *space = 2;
+    else if ((c == ' ' || c == '\t') && indents)
+        ++*space;
+    else
+        return false;
+    return true;
 }
 
 static bool step(struct guide *g, int id, unsigned char c, struct gset *out);
@@ -271,15 +287,17 @@ static void start_key(struct guide *g, struct gf f, struct gset *out) {
 
 static bool step_object(struct guide *g, struct gf f, unsigned char c, struct gset *out) {
     const struct gnode *n = &g->s->node[f.node];
-    if (is_space(c)) {
-        if (f.space++ >= SPACE_MAX)
+    bool may_end = next_required(n, f.a) == n->n_item, spaced = f.space > 0;
+    if (is_space(c)) { /* not in front of a colon or a comma */
+        if (f.b == COLON || f.b == OPEN_COLON || (f.b == AFTER && !may_end) ||
+            !add_space(&f.space, c, f.depth))
             return false;
         put_frame(g, out, f);
         return true;
     }
     f.space = 0;
     if (c == '}' && (f.b == FIRST || f.b == AFTER)) {
-        if (next_required(n, f.a) < n->n_item)
+        if (!may_end)
             return false;
         put(out, f.up);
         return true;
@@ -289,7 +307,7 @@ static bool step_object(struct guide *g, struct gf f, unsigned char c, struct gs
         start_key(g, f, out);
         return out->n > was;
     }
-    if (c == ',' && f.b == AFTER && key_ahead(g, &f)) {
+    if (c == ',' && f.b == AFTER && !spaced && key_ahead(g, &f)) {
         f.b = NEXT;
         put_frame(g, out, f);
         return true;
@@ -316,8 +334,9 @@ static bool step_array(struct guide *g, struct gf f, unsigned char c, struct gse
     const struct gnode *n = &g->s->node[f.node];
     bool more = (n->max < 0 || f.a < n->max) && item_node(n, f.a) >= 0 &&
                 fits(g, item_node(n, f.a), f.depth);
-    if (is_space(c)) {
-        if (f.space++ >= SPACE_MAX)
+    bool spaced = f.space > 0;
+    if (is_space(c)) { /* not in front of a comma */
+        if ((f.b == AFTER && f.a < n->min) || !add_space(&f.space, c, f.depth))
             return false;
         put_frame(g, out, f);
         return true;
@@ -327,7 +346,7 @@ static bool step_array(struct guide *g, struct gf f, unsigned char c, struct gse
         put(out, f.up);
         return true;
     }
-    if (c == ',' && f.b == AFTER && more) {
+    if (c == ',' && f.b == AFTER && !spaced && more) {
         f.b = NEXT;
         put_frame(g, out, f);
         return true;
@@ -338,11 +357,8 @@ static bool step_array(struct guide *g, struct gf f, unsigned char c, struct gse
     int need = n->min > n->n_item ? n->min : n->n_item; /* counted no further than it matters */
     after.a += n->max >= 0 || f.a < need;
     after.b = AFTER;
-    struct gf value = {.kind = F_VALUE,
-                       .depth = f.depth,
-                       .node = item_node(n, f.a),
-                       .up = frame(g, after),
-                       .space = SPACE_MAX};
+    struct gf value = {
+        .kind = F_VALUE, .depth = f.depth, .node = item_node(n, f.a), .up = frame(g, after)};
     return step_value(g, value, c, out);
 }
 
@@ -507,8 +523,8 @@ static bool start(struct guide *g, int node, const struct gf *v, unsigned char c
 static bool step_value(struct guide *g, struct gf f, unsigned char c, struct gset *out) {
     const struct gnode *n = &g->s->node[f.node];
     bool any = false;
-    if (is_space(c)) {
-        if (f.space++ >= SPACE_MAX)
+    if (is_space(c)) { /* behind a colon one blank */
+        if ((c == '\n' && f.depth > 0) || !add_space(&f.space, c, 0))
             return false;
         put_frame(g, out, f);
         return true;
@@ -651,8 +667,7 @@ struct guide *guide_new(const struct guide_vocab *v, const struct guide_schema *
     g->f = mem_array((size_t)g->cap_f, sizeof *g->f);
     clear(g);
     int done = frame(g, (struct gf){.kind = F_DONE, .up = -1});
-    put_frame(g, &g->now,
-              (struct gf){.kind = F_VALUE, .node = s->root, .up = done, .space = SPACE_MAX - 2});
+    put_frame(g, &g->now, (struct gf){.kind = F_VALUE, .node = s->root, .up = done});
     return g;
 }
 

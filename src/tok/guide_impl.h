@@ -81,7 +81,7 @@ struct guide_vocab {
 
 enum gframe {
     F_DONE,
-    F_VALUE,  /* a value begins here; a: white space so far                               */
+    F_VALUE,  /* a value begins here                                                    */
     F_STRING, /* a: characters so far, b: state inside a character                        */
     F_OPEN,   /* a key that is not declared; h: its hash, b as above                      */
     F_KEY,    /* a declared key; b: node of the trie; a: property that may come first     */
