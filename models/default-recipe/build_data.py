@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True  # leave nothing in the source folder
 from common import (Deck, HERE, MAX_CHAT, MEMORY, SYSTEM, article, digest, fix_articles, load, size, turn, typed)
 from facts import IntentDeck, facts_about, facts_bigger, facts_counting, facts_sums, facts_tables
 from stories import (MAX_STORY, SHORT_STORY, STORY_ANY, STORY_ASK, STORY_SHORT, decent, example_sentences,
-                     read_stories, story_chat, story_follow, story_turn, study, write_stories)
+                     plain_copies, read_stories, story_chat, story_follow, story_turn, study, write_stories)
 from others import UNKNOWN, booking_chats, fish_chats, hard_tasks, unknown_questions
 
 SHORT_SYSTEM = (
@@ -308,10 +308,10 @@ def build(args):
     def path(name):
         return os.path.join(args.out, name)
 
-    texts = read_stories(args.data, report)
+    texts, ends = read_stories(args.data, report)
     train, held = split_by_digest(texts, lambda t: t, 2)
-    write_stories(path("stories.txt"), train, rng("stories"))
-    write_stories(path("stories_val.txt"), held, rng("stories_val"))
+    write_stories(path("stories.txt"), plain_copies(train, ends, words, rng("stories"), 4))
+    write_stories(path("stories_val.txt"), plain_copies(held, ends, words, rng("stories_val"), 1))
 
     tellable = [[study(t, words) for t in part if len(t) <= MAX_STORY and decent(t, words)] for part in (train, held)]
     shorts = [[s for s in part if len(s.text) <= SHORT_STORY] for part in tellable]

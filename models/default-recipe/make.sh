@@ -17,13 +17,16 @@ if [ ! -e "$out/tok/tokenizer.json" ]; then
     python3 "$here/build_data.py" "$out"
     "$pumice" vocab train --size 4096 --chatml --out "$out/tok" "$out/stories.txt" "$out/chats.txt"
 fi
-cp "$here/run.json" "$out/run.json"
+cp "$here/run.json" "$here/polish.json" "$out/"
 "$pumice" train "$out/run.json" --resume
+"$pumice" train "$out/polish.json" --resume
 
 mkdir -p "$out/default"
-for f in config.json model.safetensors tokenizer.json tokenizer_config.json; do
+for f in config.json tokenizer.json tokenizer_config.json; do
     cp "$out/run/best/$f" "$out/default/$f"
 done
+python3 "$here/mix.py" "$out/run/best/model.safetensors" "$out/polish/latest/model.safetensors" 0.5 \
+    "$out/default/model.safetensors"
 cp "$here/generation_config.json" "$out/default/"
 python3 "$here/ask.py" "$pumice" "$out/default" "$out" >"$out/transcript.txt"
 tail -n 20 "$out/transcript.txt"

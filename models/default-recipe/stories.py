@@ -74,16 +74,18 @@ class Story:
 
 
 def read_stories(data, report):
-    """All whole stories, none of them near val_head, paragraphs separated by a blank line."""
+    """All whole stories, none of them near val_head, paragraphs separated by a blank line. Beside them, for
+    each story, which of its paragraphs ended in a blank in the file."""
     base = os.path.join(data, "corpora", "tinystories")
     with open(os.path.join(base, VAL_HEAD), encoding="utf-8") as f:
         val = f.read()
-    seen, out, n = set(), [], collections.Counter()
+    ends, out, n = {}, [], collections.Counter()
     for name in STORY_FILES:
         with open(os.path.join(base, name), encoding="utf-8") as f:
             parts = f.read().split("<|endoftext|>")
         for i, part in enumerate(parts):
-            lines = [re.sub(r"  +", " ", line.strip()) for line in part.strip().split("\n") if line.strip()]
+            raw = [line for line in part.strip().split("\n") if line.strip()]
+            lines = [re.sub(r"  +", " ", line.strip()) for line in raw]
             n["read"] += 1
             if any(len(line) >= 80 and line in val for line in lines):
                 n["dropped, in val_head"] += 1
@@ -94,13 +96,13 @@ def read_stories(data, report):
             whole = whole and len(text) >= 200 and text[-1] in '.!?"' and i + 1 < len(parts)
             if not whole or not (text[0].isupper() or text[0] == '"'):
                 n["dropped, cut off or with odd letters"] += 1
-            elif text in seen:
+            elif text in ends:
                 n["dropped, twice"] += 1
             else:
-                seen.add(text)
+                ends[text] = [line[-1] == " " for line in raw]
                 out.append(text)
     report["stories"] = dict(n, kept=len(out))
-    return out
+    return out, ends
 
 
 def study(text, words):
@@ -324,10 +326,47 @@ def example_sentences(stories, words):
     return sorted(out.items())
 
 
-def write_stories(path, texts, rng):
+def misread(text):
+    """Curly marks as the original collection has them in some stories: UTF-8 once read as CP-1252."""
+    text = text.replace("'", "\u00e2\u20ac\u2122")
+    return re.sub(r'"([^"]*)"', "\u00e2\u20ac\u0153\\1\u00e2\u20ac", text)
+
+
+def as_found(text, ends, rng):
+    """The story with the slips that the collection has: blanks at ends of paragraphs (where this story had them), and
+    misread marks (in the 4 % of stories that have them in the part nobody cleaned). Chats never see these."""
+    text = "\n\n".join(p + " " * blank for p, blank in zip(text.split("\n\n"), ends))
+    return misread(text) if rng.random() < 0.04 else text
+
+
+def with_other_hero(text, heroes, words, rng):
+    """The story with another story's hero name in place of its own, or as it is where that would clash."""
+    s = study(text, words)
+    if not s.hero:
+        return text
+    new = rng.choice(heroes[s.hero[0]])
+    if re.search(rf"\b{new}", text) or re.search(rf"\b{s.hero[1]}[a-z]", text):
+        return text
+    return re.sub(rf"\b{s.hero[1]}\b", new, text)
+
+
+def plain_copies(texts, ends, words, rng, copies):
+    """COPIES orders of all stories; from the second on, heroes change names."""
+    heroes = collections.defaultdict(list)
+    for t in texts:
+        hero = study(t, words).hero
+        if hero:
+            heroes[hero[0]].append(hero[1])
+    out = []
+    for i in range(copies):
+        turn_of = [(t if i == 0 else with_other_hero(t, heroes, words, rng), ends[t]) for t in texts]
+        rng.shuffle(turn_of)
+        out += [as_found(t, e, rng) for t, e in turn_of]
+    return out
+
+
+def write_stories(path, stories):
     """Documents of six stories each, stories and paragraphs apart by a blank line, as in val_head."""
-    texts = texts[:]
-    rng.shuffle(texts)
-    docs = ["\n\n".join(texts[i:i + 6]) for i in range(0, len(texts), 6)]
+    docs = ["\n\n".join(stories[i:i + 6]) for i in range(0, len(stories), 6)]
     with open(path, "w", encoding="utf-8") as f:
         f.write("\n<|endoftext|>\n".join(docs) + "\n")
