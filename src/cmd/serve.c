@@ -209,7 +209,7 @@ int cmd_serve(int argc, char **argv) {
         OPTS_END,
     };
     const struct cmd_help h = {"serve MODEL [options]",
-                               "Serves a model over HTTP with OpenAI's API.  What is given under "
+                               "Serves a model over HTTP with OpenAI's API.  What stands under "
                                "Generation holds\nwhere a request does not say.",
                                &c.help};
     if (!cmd_parse(&h, table, argc, argv, &rest, &err) && !c.help) {
