@@ -339,29 +339,29 @@ def as_found(text, ends, rng):
     return misread(text) if rng.random() < 0.04 else text
 
 
-def with_other_hero(text, heroes, words, rng):
+def with_other_hero(text, hero, heroes, rng):
     """The story with another story's hero name in place of its own, or as it is where that would clash."""
-    s = study(text, words)
-    if not s.hero:
+    if not hero:
         return text
-    new = rng.choice(heroes[s.hero[0]])
-    if re.search(rf"\b{new}", text) or re.search(rf"\b{s.hero[1]}[a-z]", text):
+    kind, name = hero
+    new = rng.choice(heroes[kind])
+    if re.search(rf"\b{new}", text) or re.search(rf"\b{name}[a-z]", text):
         return text
-    return re.sub(rf"\b{s.hero[1]}\b", new, text)
+    return re.sub(rf"\b{name}\b", new, text)
 
 
 def plain_copies(texts, ends, words, rng, copies):
     """COPIES orders of all stories; from the second on, heroes change names."""
+    hero = {t: study(t, words).hero for t in texts}
     heroes = collections.defaultdict(list)
     for t in texts:
-        hero = study(t, words).hero
-        if hero:
-            heroes[hero[0]].append(hero[1])
+        if hero[t]:
+            heroes[hero[t][0]].append(hero[t][1])
     out = []
     for i in range(copies):
-        turn_of = [(t if i == 0 else with_other_hero(t, heroes, words, rng), ends[t]) for t in texts]
-        rng.shuffle(turn_of)
-        out += [as_found(t, e, rng) for t, e in turn_of]
+        told = [(t if i == 0 else with_other_hero(t, hero[t], heroes, rng), ends[t]) for t in texts]
+        rng.shuffle(told)
+        out += [as_found(t, e, rng) for t, e in told]
     return out
 
 
