@@ -124,21 +124,11 @@ struct sink { /* the engine's callbacks write here */
 
 /* A token as text and as bytes, the leading space of SentencePiece included. */
 static void put_token(json_t *obj, const struct tok *tok, int32_t id) {
-    struct tok_stream s;
     struct buf b = {0};
     json_object_set_new(obj, "id", json_integer(id));
     if (!tok)
         return;
-    size_t n = 0;
-    const char *piece = tok_is_special(tok, id) ? tok_piece(tok, id, &n) : NULL;
-    if (piece) {
-        buf_add(&b, piece, n);
-    } else {
-        tok_stream_start(&s, tok);
-        s.started = true; /* not at the start of a text: the leading space is shown */
-        tok_stream_add(&s, id, &b, NULL);
-        buf_add(&b, s.held, (size_t)s.n_held);
-    }
+    tok_show(tok, id, &b);
     json_t *bytes = json_array();
     for (size_t i = 0; i < b.len; i++)
         json_array_append_new(bytes, json_integer((unsigned char)b.data[i]));

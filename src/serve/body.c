@@ -95,20 +95,6 @@ int encode_text(const struct server *s, const char *text, size_t n, bool special
     return 0;
 }
 
-void token_show(const struct tok *t, int32_t id, struct buf *out) {
-    struct tok_stream s;
-    size_t n = 0;
-    const char *piece = tok_is_special(t, id) ? tok_piece(t, id, &n) : NULL;
-    if (piece) {
-        buf_add(out, piece, n);
-        return;
-    }
-    tok_stream_start(&s, t);
-    s.started = true; /* not at the start of a text: a leading space is shown */
-    tok_stream_add(&s, id, out, NULL);
-    buf_add(out, s.held, (size_t)s.n_held);
-}
-
 void reply_json(struct exchange *x, json_t *j) {
     struct buf b = {0};
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(10));

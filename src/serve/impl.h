@@ -69,9 +69,6 @@ int conv_ask(const struct server *s, const struct params *p, struct ask *ask, bo
 int conv_encode(const struct server *s, const struct params *p, struct ids *out, bool *continues,
                 struct fault *f);
 
-/* Appends the bytes that a token stands for, a control token's name for it. */
-void token_show(const struct tok *t, int32_t id, struct buf *out);
-
 void reply_json(struct exchange *x, json_t *j); /* 200; releases j */
 
 #endif

@@ -18,7 +18,7 @@ static double finite_log(float x) {
 static json_t *token_text(const struct tok *t, int32_t id, struct buf *bytes) {
     struct buf quoted = {0};
     bytes->len = 0;
-    token_show(t, id, bytes);
+    tok_show(t, id, bytes);
     json_quote(&quoted, bytes->data ? bytes->data : "", bytes->len);
     json_t *s = json_loadb(quoted.data, quoted.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     buf_free(&quoted);

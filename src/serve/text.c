@@ -6,7 +6,7 @@
 
 static json_t *piece_json(const struct tok *t, int32_t id) {
     struct buf b = {0}, quoted = {0};
-    token_show(t, id, &b);
+    tok_show(t, id, &b);
     json_quote(&quoted, b.data ? b.data : "", b.len);
     json_t *piece = json_loadb(quoted.data, quoted.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     buf_free(&b);

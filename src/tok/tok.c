@@ -212,6 +212,20 @@ void tok_stream_end(struct tok_stream *s, struct buf *out) {
     s->n_held = 0;
 }
 
+void tok_show(const struct tok *t, int32_t id, struct buf *out) {
+    struct tok_stream s;
+    size_t n = 0;
+    const char *piece = tok_is_special(t, id) ? tok_piece(t, id, &n) : NULL;
+    if (piece) {
+        buf_add(out, piece, n);
+        return;
+    }
+    tok_stream_start(&s, t);
+    s.started = true; /* not at the start of a text: a leading space is shown */
+    tok_stream_add(&s, id, out, NULL);
+    buf_add(out, s.held, (size_t)s.n_held);
+}
+
 /* ---- from GGUF's arrays ---- */
 
 static int set_pre(struct tok *t, const char *pre, struct err *err) {

@@ -85,4 +85,8 @@ void tok_stream_start(struct tok_stream *s, const struct tok *t);
 int tok_stream_add(struct tok_stream *s, int32_t id, struct buf *out, struct err *err);
 void tok_stream_end(struct tok_stream *s, struct buf *out);
 
+/* Appends the exact bytes of one token as a person is shown it: special ones by name, a leading
+ * space of SentencePiece included; not always UTF-8. */
+void tok_show(const struct tok *t, int32_t id, struct buf *out);
+
 #endif
