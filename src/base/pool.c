@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 #define SPIN 20000 /* about 100 us: longer than the gap between two parallel regions of a step */
 
@@ -24,7 +25,7 @@ struct pool {
     atomic_bool stop;
     _Alignas(64) atomic_int pending; /* shares of this generation not finished; futex word */
     _Alignas(64) atomic_int sleepers;
-    atomic_uint *taken; /* by share: the generation in which it was last begun */
+    atomic_uint *taken;           /* by share: the generation in which it was last begun */
     void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
     void *arg;
     int64_t *waited; /* the caller's; NULL = nobody asks */
@@ -118,7 +119,7 @@ struct pool *pool_new(int n_threads) {
             continue;
         struct worker *w = mem_new(sizeof *w);
         *w = (struct worker){p, id, n_threads <= n_cpu ? cpu : -1};
-        if (pthread_create(&p->thread[id], NULL, work, w) != 0) {
+        if (thread_start(&p->thread[id], work, w) != 0) {
             free(w);
             p->n = id; /* the system gives no more threads: go on with those we have */
             break;

@@ -88,10 +88,11 @@ static bool take_line(struct session *s, struct buf *text, struct err *first) {
     return r != CMD_LEAVE;
 }
 
-/* While a line is read, Ctrl-C must end the read; while an answer is written it must not end the
- * write: to a terminal that is not draining that would fail, and text would be lost. */
-static void catch_interrupt(bool reading) {
-    struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = reading ? 0 : SA_RESTART};
+/* Ctrl-C is remembered until whoever it stops has seen it: the answer (session.c) or the line
+ * (input.c), so none is lost that comes between the two.  It does not end a write: to a terminal
+ * that is not draining that would fail, and text would be lost. */
+static void catch_interrupt(void) {
+    struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &sa, NULL);
 }
 
@@ -100,13 +101,10 @@ static int converse(struct session *s, struct input *in) {
     struct buf text = {0};
     struct err first = {0};
     bool warned = false, go_on = true;
+    if (input_interactive(in))
+        catch_interrupt();
     while (go_on && !ferror(stdout)) {
-        interrupted = 0;
-        if (input_interactive(in))
-            catch_interrupt(true);
         enum input_event ev = read_message(in, &text);
-        if (input_interactive(in))
-            catch_interrupt(false);
         if (ev == IN_END) {
             if (input_interactive(in))
                 putchar('\n');
@@ -123,7 +121,6 @@ static int converse(struct session *s, struct input *in) {
             continue;
         }
         warned = false;
-        interrupted = 0;
         if (!is_blank(&text))
             go_on = take_line(s, &text, &first);
     }

@@ -8,12 +8,14 @@
  * for them and turned back when the line is done; history keeps the symbols.
  *
  * Ctrl-C: libedit leaves the terminal's interrupt character on, the caller's handler sets
- * *interrupted without restarting the read, and read_char below turns that into the end of the
- * line. */
+ * *interrupted, and read_byte below turns that into the end of the line.  It comes to this thread
+ * only (base/thread.h), and only while it waits, so that none slips in between a look at the flag
+ * and the wait. */
 #include <errno.h>
 #include <fcntl.h>
 #include <histedit.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,12 +37,12 @@ struct input {
     History *history;
     char *path;         /* history file; NULL = none */
     const char *prompt; /* borrowed during input_read */
-    const volatile sig_atomic_t *interrupted;
+    volatile sig_atomic_t *interrupted;
     char *line; /* getline's buffer */
     size_t cap;
     char ahead[8]; /* bytes read while looking for the end of an escape sequence */
     int n_ahead;
-    bool pasting;
+    bool pasting, stopped; /* stopped: Ctrl-C ended the line */
 };
 
 /* -- the history file -------------------------------------------------------------------------- */
@@ -114,6 +116,21 @@ static char *prompt_of(EditLine *el) {
     return (char *)in->prompt;
 }
 
+/* Waits for input or Ctrl-C; true = Ctrl-C, which is taken. */
+static bool await_input(struct input *in) {
+    struct pollfd p = {STDIN_FILENO, POLLIN, 0};
+    sigset_t interrupt, old;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &old);
+    while (!*in->interrupted && ppoll(&p, 1, NULL, &old) < 0 && errno == EINTR)
+        ; /* a resized window, for one */
+    bool stopped = *in->interrupted;
+    *in->interrupted = 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return stopped;
+}
+
 /* One byte: 1, 0 at the end of input, -1 when interrupted. */
 static int read_byte(struct input *in, char *out) {
     if (in->n_ahead) {
@@ -121,14 +138,13 @@ static int read_byte(struct input *in, char *out) {
         memmove(in->ahead, in->ahead + 1, (size_t)--in->n_ahead);
         return 1;
     }
-    for (;;) {
-        ssize_t got = *in->interrupted ? -1 : read(STDIN_FILENO, out, 1);
-        if (got >= 0)
-            return (int)got;
-        if (errno != EINTR || *in->interrupted)
-            return -1;
-        /* a resized window, for one */
-    }
+    in->stopped = await_input(in);
+    if (in->stopped)
+        return -1;
+    ssize_t got;
+    while ((got = read(STDIN_FILENO, out, 1)) < 0 && errno == EINTR)
+        ;
+    return (int)got;
 }
 
 /* After ESC: true and consumed if the rest of `mark` follows at once; else what was read stays
@@ -210,7 +226,7 @@ static void bracketed_paste(bool on) {
     fflush(stdout);
 }
 
-struct input *input_open(const volatile sig_atomic_t *interrupted) {
+struct input *input_open(volatile sig_atomic_t *interrupted) {
     struct input *in = mem_new(sizeof *in);
     HistEvent ev;
     in->interrupted = interrupted;
@@ -258,6 +274,7 @@ bool input_interactive(const struct input *in) {
 static enum input_event read_terminal(struct input *in, const char *prompt, struct buf *line) {
     int n = 0;
     in->prompt = prompt;
+    in->stopped = false;
     el_resize(in->el);
     el_set(in->el, EL_PREP_TERM,
            1); /* before the prompt: keys typed at once belong to the editor */
@@ -267,7 +284,7 @@ static enum input_event read_terminal(struct input *in, const char *prompt, stru
     const char *s = el_gets(in->el, &n);
     if (paste)
         bracketed_paste(false);
-    if (*in->interrupted) {
+    if (in->stopped) {
         const LineInfo *li = el_line(in->el);
         buf_add(line, li->buffer, (size_t)(li->lastchar - li->buffer));
         return IN_INTERRUPT;

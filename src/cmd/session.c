@@ -170,6 +170,8 @@ static int answer(struct session *s, struct err *err) {
                  engine_ctx(s->l->e), dropped, dropped == 1 ? "" : "s");
     if (gen_answer(s->l, &ids, &g, !s->json, s->interrupted, &a, err))
         goto out;
+    if (a.usage.why == FIN_CANCELLED)
+        *s->interrupted = 0;
     bool nothing = a.usage.why == FIN_CANCELLED && !a.ids.n;
     if (!nothing)
         add(s, "assistant", buf_str(&a.text), a.text.len);

@@ -19,7 +19,7 @@ struct session {
     char **kept; /* owned: values of /set that gen points to */
     int n_kept;
     int n_regen;                              /* how often the last message was answered anew */
-    const volatile sig_atomic_t *interrupted; /* borrowed: non-zero stops the answer */
+    volatile sig_atomic_t *interrupted; /* borrowed: non-zero stops the answer, which clears it */
     bool stats, json, colour;
 };
 
@@ -47,8 +47,8 @@ enum input_event { IN_LINE, IN_INTERRUPT, IN_END };
 struct input;
 
 /* On a terminal: line editing and persistent history; else plain lines.  *interrupted is what the
- * caller's SIGINT handler sets.  Owned by the caller. */
-struct input *input_open(const volatile sig_atomic_t *interrupted);
+ * caller's SIGINT handler sets, and IN_INTERRUPT clears.  Owned by the caller. */
+struct input *input_open(volatile sig_atomic_t *interrupted);
 void input_close(struct input *in);
 bool input_interactive(const struct input *in);
 

@@ -9,13 +9,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -103,17 +103,13 @@ static void *work(void *arg) {
 
 struct ahead *ahead_open(int fd, size_t group, int pool, int n) {
     struct ahead *a = mem_new(sizeof *a);
-    sigset_t all, old;
     *a = (struct ahead){.fd = fd, .pool = pool, .n = n, .group = group, .want = n};
     a->warm = mem_array((size_t)pool, sizeof *a->warm);
     if (!n)
         return a;
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->wake, NULL);
-    sigfillset(&all); /* signals are for the threads that expect them */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    a->threaded = pthread_create(&a->thread, NULL, work, a) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    a->threaded = thread_start(&a->thread, work, a) == 0;
     return a;
 }
 

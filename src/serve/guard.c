@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 enum { TICK_MS = 50, HUNG_MS = 1000 };
 
@@ -112,7 +113,7 @@ struct guard *guard_open(const struct guard_opts *o, struct err *err) {
     pthread_mutex_init(&g->lock, NULL);
     int rc = (g->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0 ? errno : 0;
     if (!rc)
-        rc = pthread_create(&g->thread, NULL, run, g);
+        rc = thread_start(&g->thread, run, g);
     if (rc) {
         err_set(err, E_IO, "cannot watch connections: %s", strerror(rc));
         if (g->epoll >= 0)

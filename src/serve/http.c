@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/thread.h"
 #include "serve/framing.h"
 #include "serve/guard.h"
 #include "serve/listen.h"
@@ -561,6 +562,8 @@ struct http *http_open(const struct http_opts *o, struct err *err) {
     if (!(h->guard = guard_open(&g, err)))
         goto fail;
     h->o.max_connections = listen_most(o->max_connections);
+    sigset_t old;
+    thread_mask(&old); /* libmicrohttpd starts a thread of its own */
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL, NULL,
         on_request, h, MHD_OPTION_LISTEN_SOCKET, h->fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
@@ -568,6 +571,7 @@ struct http *http_open(const struct http_opts *o, struct err *err) {
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)h->o.max_connections + LISTEN_SPARE, MHD_OPTION_STRICT_FOR_CLIENT, 1,
         MHD_OPTION_END);
+    thread_unmask(&old);
     if (!h->daemon) {
         err_set(err, E_IO, "%s:%d: cannot start the HTTP server", o->host, h->port);
         goto fail;

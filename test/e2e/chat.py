@@ -1,5 +1,6 @@
 """chat.py - conversations, through a pipe as a script holds them and through a terminal as a person does."""
 
+import fcntl
 import json
 import os
 import pty
@@ -8,7 +9,9 @@ import re
 import select
 import signal
 import stat
+import struct
 import subprocess
+import termios
 import time
 
 from harness import (BIN, END_OF_TURN, claim, copy_of, data, edit_json, environment, made, main, one_processor, pumice,
@@ -72,6 +75,14 @@ class Terminal:
         while (left := end - time.monotonic()) > 0:
             if select.select([self.fd], [], [], left)[0]:
                 self.seen += os.read(self.fd, 65536).decode("utf-8", "replace")
+
+    def fill(self):
+        """Waits, without reading, until the program writes no more."""
+        held, since = -1, time.monotonic()
+        while time.monotonic() - since < 0.5 or held < 1000:
+            n = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))[0]
+            held, since = n, since if n == held else time.monotonic()
+            time.sleep(0.01)
 
     def send(self, text):
         os.write(self.fd, text.encode())
@@ -361,7 +372,7 @@ def ctrl_c_while_the_terminal_does_not_drain_stops_the_answer_and_not_the_sessio
     t = Terminal(model(), "--temp", 0, "--ignore-eos", "-n", -1, "-c", 60000)
     t.until(">>> ")
     t.say(PROMPT)
-    time.sleep(1.5)  # nobody reads: the answer fills the terminal's buffer, and a write waits
+    t.fill()  # nobody reads: the answer fills the terminal's buffer, and a write waits
     t.send("\x03")
     t.until("; stopped]")
     t.until(">>> ")
@@ -473,18 +484,21 @@ def it_works_without_a_home():
 @claim
 def the_terminal_is_left_as_it_was():
     """Echo and line mode are back after each way of leaving."""
-    import termios
-    for leave in ["/quit\r", "\x04", "\x03\x03"]:
+    m = model()  # not in the child
+    for leave in ["/quit\r", "\x04", *["\x03\x03"] * 4]:
         pid, fd = pty.fork()
         if pid == 0:
-            os.execvpe("sh", ["sh", "-c", 'trap : INT; "$1" chat "$2"; echo "left $?"; sleep 5', "sh", BIN, model()],
+            os.execvpe("sh", ["sh", "-c", 'trap : INT; "$1" chat "$2"; echo "left $?"; sleep 5', "sh", BIN, m],
                        environment(TERM="xterm"))
         t = Terminal.__new__(Terminal)
         t.pid, t.fd, t.seen = pid, fd, ""
         t.until(">>> ")
-        for c in leave:
-            t.send(c)
-            time.sleep(0.05)
+        if leave[0] == "\x03":
+            t.send("\x03")
+            t.until("Ctrl-C again")  # the next one comes before, while or after the line is read anew
+            t.send("\x03")
+        else:
+            t.send(leave)
         t.until("left 0")
         flags = termios.tcgetattr(fd)[3]
         os.kill(pid, signal.SIGKILL)
