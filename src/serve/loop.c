@@ -58,7 +58,7 @@ static void box_add(struct box *b, const struct token *t, int n_top) {
     }
     if (n_top && t->id >= 0)
         memcpy(b->top + b->n * (size_t)n_top, t->top, (size_t)n_top * sizeof *b->top);
-    b->piece[b->n++] = (struct piece){t->id, t->prompt, (int)t->len, t->logprob};
+    b->piece[b->n++] = (struct piece){t->id, (int)t->len, t->logprob};
     buf_add(&b->text, t->text, t->len);
 }
 
@@ -83,9 +83,8 @@ static bool on_token(void *ud, const struct token *t) {
     struct task *k = ud;
     struct loop *l = k->loop;
     int64_t now = clock_us();
-    bool made = t->id >= 0 && !t->prompt;
     pthread_mutex_lock(&l->lock);
-    if (made) {
+    if (t->id >= 0) {
         l->stats.out_tokens++;
         if (k->first_us)
             hist_add(&l->stats.itl, (double)(now - k->last_us) / 1e6);
@@ -93,7 +92,7 @@ static bool on_token(void *ud, const struct token *t) {
             hist_add(&l->stats.ttft, (double)(now - k->submit_us) / 1e6);
     }
     pthread_mutex_unlock(&l->lock);
-    if (made) {
+    if (t->id >= 0) {
         k->last_us = now;
         k->first_us = k->first_us ? k->first_us : now;
         atomic_fetch_add_explicit(&k->n_out, 1, memory_order_relaxed);
@@ -103,14 +102,6 @@ static bool on_token(void *ud, const struct token *t) {
     pthread_mutex_unlock(&k->lock);
     k->wake(k->ud, false);
     return !atomic_load_explicit(&k->cancelled, memory_order_relaxed);
-}
-
-static void on_prompt(void *ud, int n_read, int n_cached) {
-    struct task *k = ud;
-    atomic_store_explicit(&k->n_cached, n_cached, memory_order_relaxed);
-    atomic_store_explicit(&k->n_read, n_read, memory_order_release);
-    if (k->tell_progress)
-        k->wake(k->ud, false);
 }
 
 static void count_end(struct loop *l, const struct task *k, int64_t now) {
@@ -158,7 +149,6 @@ static void start(struct loop *l, struct task *k) {
     struct err err = {0};
     k->r.on_token = on_token;
     k->r.on_done = on_done;
-    k->r.on_prompt = on_prompt;
     k->r.ud = k;
     if (engine_submit(l->e, &k->r, &err))
         finish(k, &(struct usage){.n_prompt = k->r.n, .why = FIN_ERROR, .err = &err});
