@@ -76,6 +76,7 @@ fail:
 static void job_free(struct job *j) {
     sampler_free(j->sampler);
     free((void *)j->r.sampling.bias);
+    free(j->sum);
     buf_free(&j->text);
     for (int i = 0; i < j->r.n_stop; i++)
         free((void *)j->r.stop[i]);
@@ -116,6 +117,7 @@ void engine_close(struct engine *e) {
     prefix_close(e->prefix);
     kv_close(e->kv);
     mem_pages_free(e->logits, e->logits_bytes);
+    mem_pages_free(e->head, e->head_bytes);
     free(e->seq);
     free(e->of);
     free(e->job);
@@ -203,6 +205,10 @@ int engine_submit(struct engine *e, const struct req *r, struct err *err) {
     }
     struct job *j = mem_new(sizeof *j);
     j->r = *r;
+    if (prompt_room(e, j, err)) {
+        free(j);
+        return -1;
+    }
     ids_addn(&j->ids, r->ids, (size_t)r->n);
     j->r.ids = NULL;
     j->r.stop_id = mem_dup(r->stop_id, (size_t)r->n_stop_id * sizeof *r->stop_id);

@@ -27,8 +27,9 @@ struct engine_opts {
 
 enum finish { FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR };
 
-struct token {        /* one generated token, borrowed during the callback */
+struct token {        /* one token, borrowed during the callback */
     int32_t id;       /* -1: only text that was held back in case it began a stop string */
+    bool prompt;      /* of the prompt, without text; the first has no logprob and no top */
     const char *text; /* whole UTF-8 characters that became final; may be empty */
     size_t len;
     float logprob;             /* if n_logprobs > 0 */
@@ -45,6 +46,7 @@ struct usage {
 };
 
 typedef bool token_fn(void *ud, const struct token *t); /* false = cancel */
+typedef void prompt_fn(void *ud, int n_read, int n_cached); /* tokens of the prompt so far */
 typedef void done_fn(void *ud, const struct usage *u);
 
 struct req {
@@ -62,7 +64,13 @@ struct req {
     bool ignore_eos;
     bool continues;     /* the answer goes on the prompt's text: its leading space is kept */
     int n_logprobs;     /* 0 = none, up to 20 */
+    bool prompt_logprobs; /* with n_logprobs: the prompt's tokens come first, with theirs */
+    float *pooled; /* (dim) or NULL: the mean of the prompt's last hidden states, written before
+                    * on_done; such a request generates nothing (max_new is 0) */
+    bool no_cache; /* reuses no keys and values; the two above do not either */
+    bool show_special; /* special tokens have a text: their names */
     token_fn *on_token; /* may be NULL */
+    prompt_fn *on_prompt; /* may be NULL: after each step that computed some of the prompt */
     done_fn *on_done;   /* exactly one call for each accepted request; may be NULL */
     void *ud;
 };
@@ -76,7 +84,8 @@ size_t engine_kv_bytes(const struct engine *e); /* the most it may hold */
 size_t engine_kv_held(const struct engine *e);  /* of the tokens now in the slots */
 
 /* Queues a request.  E_USAGE if the prompt is empty, does not fit the context, or an id is outside
- * the vocabulary; E_MEMORY if the KV memory could never hold it; E_BUSY if the queue is full. */
+ * the vocabulary; E_MEMORY if the KV memory could never hold it, or there is none for what it asks
+ * of its prompt; E_BUSY if the queue is full. */
 int engine_submit(struct engine *e, const struct req *r, struct err *err);
 bool engine_step(struct engine *e);             /* one forward pass; false = nothing left to do */
 void engine_cancel(struct engine *e, void *ud); /* requests with this ud end with FIN_CANCELLED */

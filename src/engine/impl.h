@@ -15,6 +15,8 @@ struct job { /* an accepted request: its copy and its progress */
     struct tok_stream stream;
     struct buf text; /* decoded but not delivered: may be the start of a stop string */
     struct logprob top[20];
+    int n_told;  /* tokens of the prompt whose probabilities were delivered */
+    double *sum; /* (dim) of hidden states so far, if they are pooled */
     struct usage use;
     bool cancelled;
 };
@@ -38,9 +40,13 @@ struct engine {
     struct span *span; /* (n_run) */
     float *logits;     /* (n_run, vocab) */
     size_t logits_bytes;
+    float *head; /* (HEAD_ROWS, vocab) for the prompt's tokens; NULL until a request wants them */
+    size_t head_bytes;
     uint32_t *allowed; /* (vocab) bits; scratch of out_token */
     struct engine_stats stats;
 };
+
+enum { HEAD_ROWS = 16 };
 
 /* -- engine.c ---------------------------------------------------------------------------------- */
 
@@ -58,5 +64,17 @@ bool job_preempt_latest(struct engine *e);
 /* Samples the next token from its row of logits, delivers it, and ends the request if it was the
  * last. */
 void out_token(struct engine *e, struct job *j, const float *logits);
+
+/* -- prompt.c: what requests want to know of their prompts' own tokens ------------------------- */
+
+/* All rows of the prompt must be computed for it, none may come from the cache. */
+bool prompt_whole(const struct job *j);
+bool prompt_hidden(const struct job *j); /* its next rows' hidden states are needed */
+/* Takes memory for it; E_MEMORY. */
+int prompt_room(struct engine *e, struct job *j, struct err *err);
+/* The next n tokens of j were computed; their hidden states are row.. of the step. */
+void prompt_rows(struct engine *e, struct job *j, int row, int n);
+void prompt_again(const struct engine *e, struct job *j); /* it was preempted */
+void prompt_end(const struct engine *e, struct job *j);   /* all of it was read */
 
 #endif

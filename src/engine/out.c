@@ -70,8 +70,13 @@ static size_t add_text(const struct engine *e, struct job *j, int32_t id, bool *
     *stopped = false;
     if (!e->m->tok)
         return 0;
-    tok_stream_add(&j->stream, id, &j->text,
-                   NULL); /* an id without a piece (padded vocabulary) has no text */
+    if (j->r.show_special && tok_is_special(e->m->tok, id)) {
+        tok_stream_end(&j->stream, &j->text);
+        tok_show(e->m->tok, id, &j->text);
+    } else {
+        tok_stream_add(&j->stream, id, &j->text,
+                       NULL); /* an id without a piece (padded vocabulary) has no text */
+    }
     const char *text = buf_str(&j->text);
     size_t at = find_stop(&j->r, text, j->text.len, stopped);
     return *stopped ? at : at - maybe_stop(&j->r, text, j->text.len);

@@ -17,10 +17,15 @@ static int common(const struct job *a, const struct job *b) {
     return n;
 }
 
+/* How many tokens of j may come from the cache. */
+static int reusable(const struct job *j) {
+    return prompt_whole(j) ? 0 : (int)j->ids.n - 1;
+}
+
 /* Somebody is just computing what would be half or more of j's work: j does better to wait for that
  * than to compute it as well.  So n choices for one prompt compute it once. */
 static bool better_later(const struct engine *e, const struct job *j, int found) {
-    int most = (int)j->ids.n - 1;
+    int most = reusable(j);
     for (const struct job *k = e->oldest; k && k->slot >= 0; k = k->newer) {
         if (k->n_kv >= k->use.n_prompt || k->r.cache_salt != j->r.cache_salt)
             continue;
@@ -35,7 +40,7 @@ static bool better_later(const struct engine *e, const struct job *j, int found)
  * stays free, lest the first tokens of the newcomer push somebody out. */
 static int take_slot(struct engine *e, struct job *j, int *found) {
     int n = (int)j->ids.n, spare = e->n_running ? kv_groups(e->kv) / 100 : 0;
-    int peek = prefix_peek(e->prefix, j->ids.id, n - 1, j->r.cache_salt);
+    int peek = prefix_peek(e->prefix, j->ids.id, reusable(j), j->r.cache_salt);
     if (better_later(e, j, peek))
         return -1;
     /* Groups that are found may be in use already, and so cost nothing. */
@@ -44,7 +49,7 @@ static int take_slot(struct engine *e, struct job *j, int *found) {
         return -1;
     if (j == e->short_of_memory && kv_groups_free(e->kv) <= e->short_free)
         return -1; /* tried, at the cost of copies, and nothing has changed */
-    int slot = prefix_start(e->prefix, j->ids.id, n - 1, j->r.cache_salt, found);
+    int slot = prefix_start(e->prefix, j->ids.id, reusable(j), j->r.cache_salt, found);
     if (slot >= 0 && (kv_ensure(e->kv, slot, n) || kv_groups_free(e->kv) < spare)) {
         prefix_end(e->prefix, slot);
         e->short_of_memory = j;
@@ -87,6 +92,7 @@ static void preempt(struct engine *e, struct job *j) {
     j->slot = -1;
     j->n_kv = 0;
     j->use.n_preempted++;
+    prompt_again(e, j);
     e->n_running--;
     e->n_waiting++;
     e->stats.preempted++;
@@ -146,23 +152,36 @@ static struct batch spans(struct engine *e, int n_seq) {
                                             .pos = j->n_kv,
                                             .n = n,
                                             .ids = j->ids.id + j->n_kv,
-                                            .want = last ? WANT_LAST : WANT_NONE};
+                                            .want = last ? WANT_LAST : WANT_NONE,
+                                            .hidden = prompt_hidden(j)};
     }
     return b;
+}
+
+/* Says how far a prompt has been read. */
+static void progress(const struct job *j) {
+    if (j->r.on_prompt && !j->use.n_out)
+        j->r.on_prompt(j->r.ud, j->n_kv, j->use.n_cached);
 }
 
 /* What was computed stands; whoever has logits gets his token. */
 static void settle(struct engine *e, const struct batch *b) {
     const float *row = e->logits;
-    for (int i = 0; i < b->n_span; i++) {
+    for (int i = 0, hidden = 0; i < b->n_span; i++) {
         struct job *j = e->of[i];
+        if (b->span[i].hidden) {
+            prompt_rows(e, j, hidden, b->span[i].n);
+            hidden += b->span[i].n;
+        }
         j->n_kv += b->span[i].n;
+        progress(j);
         e->stats.computed_tokens += b->span[i].n - (b->span[i].n == 1 && j->use.n_out > 0);
         prefix_note(e->prefix, j->slot, j->ids.id, j->n_kv);
         if (b->span[i].want == WANT_LAST) {
             out_token(e, j, row);
             row += e->m->cfg.vocab;
         } else if (j->n_kv == (int)j->ids.n) { /* a request for no tokens: it fills the cache */
+            prompt_end(e, j);
             job_end(e, j, FIN_LENGTH, NULL);
         }
     }

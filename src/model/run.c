@@ -425,17 +425,33 @@ static void block(struct run *r, const struct kv *kv, int i, int n_tok) {
     add(r, r->x, r->y, n_tok);
 }
 
-/* Gathers the wanted rows to the front of r->y, in span order; returns their number. */
-static int wanted(const struct run *r, const struct batch *b) {
+static bool is_wanted(const struct span *s, int i, bool hidden) {
+    return hidden ? s->hidden : s->want == WANT_ALL || (s->want == WANT_LAST && i == s->n - 1);
+}
+
+/* r->h = the final norm of the rows that logits are wanted of, or hidden states, in span order;
+ * returns their number. */
+static int wanted(const struct run *r, const struct batch *b, bool hidden) {
     size_t row = (size_t)r->m->cfg.dim;
     int t = 0, n = 0;
     for (int s = 0; s < b->n_span; s++) {
         const struct span *sp = &b->span[s];
         for (int i = 0; i < sp->n; i++, t++)
-            if (sp->want == WANT_ALL || (sp->want == WANT_LAST && i == sp->n - 1))
+            if (is_wanted(sp, i, hidden))
                 memcpy(r->y + row * n++, r->x + row * t, row * sizeof *r->x);
     }
+    if (n)
+        norm(r, r->h, r->y, n, r->m->norm, r->m->norm_b);
     return n;
+}
+
+const float *run_hidden(const struct run *r) {
+    return r->h;
+}
+
+void run_head(struct run *r, int first, int n, float *logits) {
+    linear(r->lin, r->h + (size_t)first * (size_t)r->m->cfg.dim, n,
+           &(struct linear_out){logits, &r->m->head, r->m->head_bias}, 1);
 }
 
 /* -- the step ---------------------------------------------------------------------------------- */
@@ -478,12 +494,12 @@ int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits,
     lap(r, RUN_EMBED);
     for (int i = 0; i < r->m->cfg.n_layer; i++)
         block(r, kv, i, n_tok);
-    int n = wanted(r, b);
+    int n = wanted(r, b, false);
     if (n) {
-        norm(r, r->h, r->y, n, r->m->norm, r->m->norm_b);
-        linear(r->lin, r->h, n, &(struct linear_out){logits, &r->m->head, r->m->head_bias}, 1);
+        run_head(r, 0, n, logits);
         lap(r, RUN_HEAD);
     }
+    wanted(r, b, true);
     mem_guard_leave();
     return 0;
 }

@@ -11,6 +11,7 @@ struct span { /* n consecutive tokens of one sequence: a prompt chunk, or a deco
     int slot, pos, n;   /* pos of the first; positions before it must be in the KV already */
     const int32_t *ids; /* borrowed for the call */
     enum want want;     /* which of its rows produce logits */
+    bool hidden;        /* all of its rows' last hidden states stay behind: run_hidden */
 };
 struct batch {
     const struct span *span;
@@ -29,6 +30,12 @@ void run_free(struct run *r);
  * order. logits: room for all of them.  Allocates nothing.  E_USAGE for an id outside the
  * vocabulary, a span outside the context, or too many tokens (nothing is written then). */
 int run_step(struct run *r, struct kv *kv, const struct batch *b, float *logits, struct err *err);
+
+/* The last step's hidden states, as the head sees them (behind the last norm): (rows, D), in span
+ * order, of the spans that asked.  Borrowed until the next step. */
+const float *run_hidden(const struct run *r);
+/* Logits of those rows from `first` on, n of them: the bits that the step would have given. */
+void run_head(struct run *r, int first, int n, float *logits);
 
 /* The operators of a step, as `bench profile` tells them apart; the norm before the head counts as
  * RUN_NORM.  ORDER: the names in cmd/profile.c */

@@ -58,7 +58,7 @@ static void box_add(struct box *b, const struct token *t, int n_top) {
     }
     if (n_top && t->id >= 0)
         memcpy(b->top + b->n * (size_t)n_top, t->top, (size_t)n_top * sizeof *b->top);
-    b->piece[b->n++] = (struct piece){t->id, (int)t->len, t->logprob};
+    b->piece[b->n++] = (struct piece){t->id, t->prompt, (int)t->len, t->logprob};
     buf_add(&b->text, t->text, t->len);
 }
 
@@ -83,8 +83,9 @@ static bool on_token(void *ud, const struct token *t) {
     struct task *k = ud;
     struct loop *l = k->loop;
     int64_t now = clock_us();
+    bool made = t->id >= 0 && !t->prompt;
     pthread_mutex_lock(&l->lock);
-    if (t->id >= 0) {
+    if (made) {
         l->stats.out_tokens++;
         if (k->first_us)
             hist_add(&l->stats.itl, (double)(now - k->last_us) / 1e6);
@@ -92,7 +93,7 @@ static bool on_token(void *ud, const struct token *t) {
             hist_add(&l->stats.ttft, (double)(now - k->submit_us) / 1e6);
     }
     pthread_mutex_unlock(&l->lock);
-    if (t->id >= 0) {
+    if (made) {
         k->last_us = now;
         k->first_us = k->first_us ? k->first_us : now;
         atomic_fetch_add_explicit(&k->n_out, 1, memory_order_relaxed);
@@ -104,10 +105,18 @@ static bool on_token(void *ud, const struct token *t) {
     return !atomic_load_explicit(&k->cancelled, memory_order_relaxed);
 }
 
+static void on_prompt(void *ud, int n_read, int n_cached) {
+    struct task *k = ud;
+    atomic_store_explicit(&k->n_cached, n_cached, memory_order_relaxed);
+    atomic_store_explicit(&k->n_read, n_read, memory_order_release);
+    if (k->tell_progress)
+        k->wake(k->ud, false);
+}
+
 static void count_end(struct loop *l, const struct task *k, int64_t now) {
     const struct usage *u = &k->usage;
     l->stats.ended[u->why]++;
-    if (!k->first_us)
+    if (!k->first_us && u->why != FIN_LENGTH) /* those that generate nothing end so */
         return;
     l->stats.prompt_tokens += u->n_prompt;
     l->stats.cached_tokens += u->n_cached;
@@ -149,6 +158,7 @@ static void start(struct loop *l, struct task *k) {
     struct err err = {0};
     k->r.on_token = on_token;
     k->r.on_done = on_done;
+    k->r.on_prompt = on_prompt;
     k->r.ud = k;
     if (engine_submit(l->e, &k->r, &err))
         finish(k, &(struct usage){.n_prompt = k->r.n, .why = FIN_ERROR, .err = &err});

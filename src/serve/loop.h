@@ -16,6 +16,7 @@ struct loop;
 
 struct piece { /* one token */
     int32_t id; /* -1: only text that was held back */
+    bool prompt; /* of the prompt: see struct token */
     int len;    /* bytes of its text in box.text */
     float logprob;
 };
@@ -40,6 +41,10 @@ struct task {
     struct usage usage; /* usage.err is NULL: see err */
     struct err err;
     int64_t queue_us; /* between acceptance and the first look at the prompt */
+
+    /* Any time: tokens of the prompt that were read, and of those that the cache had. */
+    bool tell_progress; /* wakes at each change; set before it is submitted */
+    atomic_int n_read, n_cached;
 
     /* Private to loop.c. */
     struct loop *loop;

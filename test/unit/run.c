@@ -313,7 +313,7 @@ static void a_sliding_window_hides_older_tokens_and_nothing_else(void **state) {
     pool_free(pool);
 }
 
-static void only_wanted_rows_come_out_in_span_order(void **state) {
+static void wanted_rows_come_out_in_span_order_and_hidden_ones_stay(void **state) {
     (void)state;
     struct err err = {0};
     struct cfg c;
@@ -334,6 +334,12 @@ static void only_wanted_rows_come_out_in_span_order(void **state) {
     assert_memory_equal(out, all + 4 * row, row * sizeof *out);
     assert_memory_equal(out + row, all, 2 * row * sizeof *out);
     assert_true(out[3 * row] == 123);
+    span[0].hidden = span[1].hidden = true; /* their logits can be had later */
+    assert_ok(run_step(r, kv, &(struct batch){span, 3}, out, &err), err);
+    assert_memory_equal(out + row, all, 2 * row * sizeof *out);
+    run_head(r, 4, 3, out);
+    assert_memory_equal(out, all + 4 * row, row * sizeof *out);
+    assert_memory_equal(out + row, all, 2 * row * sizeof *out);
     free(all);
     free(out);
     run_free(r);
@@ -398,7 +404,7 @@ int main(void) {
         cmocka_unit_test(a_batch_of_uneven_pasts_agrees_with_each_alone),
         cmocka_unit_test(every_type_of_keys_and_values_is_as_close_as_it_rounds),
         cmocka_unit_test(a_sliding_window_hides_older_tokens_and_nothing_else),
-        cmocka_unit_test(only_wanted_rows_come_out_in_span_order),
+        cmocka_unit_test(wanted_rows_come_out_in_span_order_and_hidden_ones_stay),
         cmocka_unit_test(a_batch_that_cannot_run_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
