@@ -31,12 +31,16 @@ static void catch_signals(void) {
     sigaction(SIGTERM, &sa, NULL);
 }
 
+#define PROBE_EVERY 5000000 /* us: 15 ms of probing cost less than a hundredth */
+
 struct report {
     const struct conf *c;
     struct train_info info;
-    double peak; /* operations per second of the type that products have; 0 = unknown */
-    bool line;   /* one line, drawn over and over */
-    bool drawn;  /* it is on the screen */
+    struct pool *pool; /* as wide as the run's own: probes take their turn between steps */
+    double peak;       /* operations per second of the type that products have; 0 = not asked for */
+    int64_t probed;    /* when that was measured, in us */
+    bool line;         /* one line, drawn over and over */
+    bool drawn;        /* it is on the screen */
     bool told_stop;
     double seconds; /* of this session's steps */
     int64_t steps;  /* of this session */
@@ -61,6 +65,17 @@ static void format_left(char *s, size_t n, double seconds) {
         snprintf(s, n, "%lld:%02lld:%02lld", t / 3600, t / 60 % 60, t % 60);
 }
 
+/* The peak moves within seconds on a shared machine: a step is held against the mean of the probes
+ * before and after it. */
+static double peak_around(struct report *r) {
+    double before = r->peak;
+    if (clock_us() - r->probed < PROBE_EVERY)
+        return before;
+    r->peak = probe_ops_rate(r->pool, r->c->mixed_precision ? DT_BF16 : DT_F32);
+    r->probed = clock_us();
+    return (before + r->peak) / 2;
+}
+
 static void on_step(void *arg, const struct train_step *s, double val_loss) {
     struct report *r = arg;
     char text[256], left[32], val[24] = "", share[32] = "";
@@ -75,7 +90,7 @@ static void on_step(void *arg, const struct train_step *s, double val_loss) {
     if (isfinite(val_loss))
         snprintf(val, sizeof val, "  val %.4f", val_loss);
     if (r->peak > 0)
-        snprintf(share, sizeof share, " (%.0f %% of peak)", 100 * flops / r->peak);
+        snprintf(share, sizeof share, " (%.0f %% of peak)", 100 * flops / peak_around(r));
     snprintf(text, sizeof text,
              "step %lld/%lld  loss %.4f%s  lr %.2e  %.0f tokens/s  %.1f GFLOP/s%s  %s left",
              (long long)s->step, (long long)r->info.steps, s->loss, val, (double)s->lr, rate,
@@ -121,20 +136,6 @@ static void announce(const struct report *r) {
              (long long)in->step_tokens, in->run_flops);
 }
 
-/* The measured peak of the type that products will have. */
-static int measure_peak(const struct conf *c, double *peak, struct err *err) {
-    struct pool *pool = pool_new((int)c->threads);
-    struct probe *p = probe_new(err);
-    if (p) {
-        struct limits l = probe_limits(p, pool);
-        *peak = c->mixed_precision ? l.bf16 : l.f32;
-    }
-    probe_free(p);
-    pool_free(pool);
-    peak_memory_reset(); /* what the probe took is not what training takes */
-    return p ? 0 : -1;
-}
-
 static json_t *summary(const struct report *r, const struct train *t) {
     return json_pack(
         "{s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:b}", "out", r->c->out, "step",
@@ -154,7 +155,7 @@ static int train(const char *path, const struct flags *f, struct err *err) {
     struct train *t = NULL;
     int rc = -1;
     struct report r = {.c = &c, .line = !f->quiet && cmd_is_terminal(STDERR_FILENO)};
-    if (conf_read_with(&c, path, f->grow, err) || (!f->quiet && measure_peak(&c, &r.peak, err)))
+    if (conf_read_with(&c, path, f->grow, err))
         goto out;
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a write that fails, not the end */
     if (!(t = train_open(&c, &(struct train_opts){.resume = f->resume}, err)))
@@ -164,6 +165,11 @@ static int train(const char *path, const struct flags *f, struct err *err) {
     announce(&r);
     if (f->resume && !r.info.resumed)
         log_info("%s: no checkpoint to go on from: starting", c.out);
+    if (!f->quiet) {
+        r.pool = pool_new((int)c.threads);
+        r.peak = probe_ops_rate(r.pool, c.mixed_precision ? DT_BF16 : DT_F32);
+        r.probed = clock_us();
+    }
     const struct train_watch w = {&r, f->quiet ? NULL : on_step, on_note, &stopping};
     rc = train_run(t, &w, err);
     wipe(&r);
@@ -174,6 +180,7 @@ static int train(const char *path, const struct flags *f, struct err *err) {
     if (!rc && f->json)
         rc = cmd_print_json(summary(&r, t), true, err);
 out:
+    pool_free(r.pool);
     train_close(t);
     conf_free(&c);
     return rc;

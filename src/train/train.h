@@ -11,8 +11,7 @@
 struct train;
 
 struct train_opts {
-    bool resume;       /* go on from the newest whole checkpoint in conf.out, if there is one */
-    double peak_flops; /* of this machine, measured; 0 = unknown */
+    bool resume; /* go on from the newest whole checkpoint in conf.out, if there is one */
 };
 
 /* Locks conf.out, reads tokenizer and data, checks that memory suffices, makes or loads the model.
