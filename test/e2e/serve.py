@@ -15,9 +15,10 @@ import subprocess
 import threading
 import time
 
-from harness import BIN, BOS, CONTEXT, ROOT, VOCAB, Skip, claim, environment, main, made, pumice, refuses, sanitized, tmp
+from harness import BIN, BOS, CONTEXT, ROOT, VOCAB, claim, environment, main, made, pumice, refuses, sanitized, tmp
 
-SLOW = 4 if sanitized() else 1  # patience with a sanitizer's build
+PATIENCE = 120  # seconds before a state that must come counts as not coming: no claim rests on how long something takes
+ENDLESS = 200000  # tokens of context that no machine fills while a test runs
 
 
 class Server:
@@ -34,18 +35,18 @@ class Server:
         self.log.seek(0)
         return self.log.read().decode("utf-8", "replace")
 
-    def connect(self, timeout=30 * SLOW):
+    def connect(self, timeout=PATIENCE):
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
-    def send(self, data, timeout=30 * SLOW):
+    def send(self, data):
         """Sends bytes on a new connection; all that comes until the server closes it."""
-        with self.connect(timeout) as s:
+        with self.connect() as s:
             s.sendall(data)
             return read_all(s)
 
     def ask(self, method, path, body=None, headers=None, key=None):
         """(status, headers, body parsed where it is JSON)"""
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         head = {"Content-Type": "application/json", **(headers or {})}
         if key:
             head["Authorization"] = "Bearer " + key
@@ -64,7 +65,7 @@ class Server:
 
     def events(self, path, body):
         """The data of a stream's events, the last one being '[DONE]' unless the stream ended with an error."""
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         c.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
         r = c.getresponse()
         text = r.read().decode()
@@ -83,16 +84,32 @@ class Server:
         assert m, f"no {name} in /metrics"
         return float(m.group(1))
 
-    def wait_idle(self, seconds):
-        until = time.monotonic() + seconds
-        while self.metric("pumice_sequences_running") + self.metric("pumice_sequences_waiting"):
-            assert time.monotonic() < until, f"still busy after {seconds} s"
-            time.sleep(0.01)
+    def wait(self, state, what):
+        """Until state() holds."""
+        until = time.monotonic() + PATIENCE
+        while not state():
+            assert time.monotonic() < until, f"{what}: not after {PATIENCE} s"
+            time.sleep(0.005)
+
+    def live(self):
+        """How many sequences run or wait."""
+        return self.metric("pumice_sequences_running") + self.metric("pumice_sequences_waiting")
+
+    def wait_idle(self):
+        self.wait(lambda: not self.live(), "all sequences have ended")
+
+    @contextlib.contextmanager
+    def busy(self, **body):
+        """While this lasts, an answer is streamed that does not end (of a server with -c ENDLESS)."""
+        with self.connect() as c:
+            c.sendall(request({"prompt": "Once upon a time", "ignore_eos": True, "stream": True, **body}))
+            read_until(c, b"data: {")
+            yield c
 
     def stop(self, status=0):
         if self.p.poll() is None:
             self.p.send_signal(signal.SIGTERM)
-        got = self.p.wait(timeout=60 * SLOW)
+        got = self.p.wait(timeout=PATIENCE)
         assert got == status, f"exit status {got}; {self.errors()}"
         assert "Sanitizer" not in self.errors() and "runtime error" not in self.errors(), self.errors()
 
@@ -127,6 +144,16 @@ def read_all(s):
     with contextlib.suppress(ConnectionError):
         while chunk := s.recv(65536):
             out += chunk
+    return out
+
+
+def read_until(s, mark):
+    """What comes up to and with mark; fails if the connection ends before."""
+    out = b""
+    while mark not in out:
+        chunk = s.recv(65536)
+        assert chunk, f"no {mark!r}, only {out[-300:]!r}"
+        out += chunk
     return out
 
 
@@ -363,12 +390,13 @@ def bench_serve_reports_what_the_server_did():
     s = shared()
     url = f"http://127.0.0.1:{s.port}"
     r = pumice("bench", "serve", "--url", url, "-n", 6, "--max-concurrency", 3, "--input-len", 40, "--output-len", 8, "--json",
-               "--num-warmups", 0, timeout=60 * SLOW).json
+               "--num-warmups", 0, timeout=PATIENCE).json
     assert (r["completed"], r["failed"], r["total_input_tokens"], r["total_output_tokens"]) == (6, 0, 240, 48), r
     assert r["model_id"] == "model-chat" and r["max_concurrency"] == 3 and r["request_rate"] == "inf", r
     for name in ("ttft", "tpot", "itl", "e2el"):
         low, high = r[f"median_{name}_ms"], r[f"p99_{name}_ms"]
-        assert 0 <= low <= high <= r[f"max_{name}_ms"] and r[f"mean_{name}_ms"] > 0, (name, r)
+        assert 0 <= low <= high <= r[f"max_{name}_ms"] and r[f"mean_{name}_ms"] >= 0, (name, r)
+    assert r["mean_ttft_ms"] > 0 and r["mean_e2el_ms"] > 0, r  # the time between tokens that come together is 0
     assert abs(r["output_throughput"] * r["duration"] - 48) < 0.01, r
     pumice("bench", "serve", "--url", url + "/nothing", status=6)
     pumice("bench", "serve", "--url", url, "--model", "other", "-n", 1, "--num-warmups", 0, status=6)
@@ -404,11 +432,9 @@ def what_does_not_fit_the_context_is_told_with_numbers():
     s = shared()
     for body, prompt in (({**TEXT, "max_tokens": CONTEXT}, None), ({"prompt": "the " * 2 * CONTEXT}, None),
                          ({"prompt": [5] * CONTEXT}, CONTEXT), ({"prompt": "cat " * 2000000, "stream": True}, None)):
-        start = time.monotonic()
         e = s.post("/v1/completions", body, status=400)["error"]
         assert e["type"] == "exceed_context_size_error" and e["n_ctx"] == CONTEXT and e["n_prompt_tokens"] > 0, e
         assert prompt is None or e["n_prompt_tokens"] == prompt, e
-        assert time.monotonic() - start < 3 * SLOW, "too slow a refusal"
 
 
 @claim
@@ -440,7 +466,7 @@ def ambiguous_framing_is_refused_and_nothing_after_it_read():
                        ("plus", b"Content-Length: +5\r\n"), ("minus", b"Content-Length: -1\r\n"),
                        ("2^64", b"Content-Length: 18446744073709551621\r\n"), ("coding", b"Transfer-Encoding: xchunked\r\n"),
                        ("list", b"Transfer-Encoding: gzip, chunked\r\n"), ("hosts", b"Host: other\r\nContent-Length: 5\r\n")):
-        got = s.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n0\r\n\r\n" + hidden, 5 * SLOW)
+        got = s.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n0\r\n\r\n" + hidden)
         assert b"model-chat" not in got, f"{name}: a hidden request was answered: {got!r}"
         assert got == b"" or re.match(rb"HTTP/1\.1 4\d\d ", got), (name, got[:100])
         assert b" 200 " not in got, (name, got)
@@ -511,90 +537,83 @@ def slow_headers_and_bodies_are_cut_off_and_hurt_nobody():
     with serving("--header-timeout", 1, "--body-timeout", 1, "--idle-timeout", 1) as s:
         def drip(first, late):
             with s.connect() as c:
-                start = time.monotonic()
                 with contextlib.suppress(ConnectionError):
                     c.sendall(first)
                     if late:
                         assert c.recv(65536).startswith(b"HTTP/1.1 200")
-                        start = time.monotonic()
                         c.sendall(b"GET /health HTTP/1.1\r\n")
                     c.settimeout(0.1)
-                    while True:
+                    while not done.is_set():  # nothing but the server's deadline ends this
                         c.sendall(b"x")
                         with contextlib.suppress(TimeoutError):
                             if not c.recv(65536):
                                 break
-                took.append(time.monotonic() - start)
-        took = []
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"
+                cut.append(first)
+        cut, done = [], threading.Event()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n"
         whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
         threads = [threading.Thread(target=drip, args=a) for a in ((b"GET / HTTP/1.1\r\nA: ", False), (head, False),
                                                                    (whole, True), (b"", False))]
         for t in threads:
             t.start()
-        while any(t.is_alive() for t in threads):
-            start = time.monotonic()
-            assert s.ask("GET", "/health")[0] == 200
-            assert time.monotonic() - start < SLOW
-            time.sleep(0.05)
-        assert len(took) == 4 and max(took) < 4 * SLOW, took
+
+        def over():
+            assert s.ask("GET", "/health")[0] == 200 and s.post("/v1/completions", TEXT)["choices"]
+            return not any(t.is_alive() for t in threads)
+        try:
+            s.wait(over, "all that drip are cut off")
+        finally:
+            done.set()
+        assert len(cut) == 4, cut
 
 
 @claim
 def a_client_that_leaves_frees_its_place_in_every_state():
-    with serving("-np", 1, "-c", CONTEXT) as s:
+    """Answers that would not end do, so it was the client's leaving; test/soak/serve_soak.py says how soon."""
+    with serving("-np", 1, "-c", ENDLESS) as s:
+        def leaves(body, seen):
+            with s.connect() as c:
+                c.sendall(request({**TEXT, "max_tokens": None, "ignore_eos": True, **body}))
+                s.wait(lambda: seen(s.ask("GET", "/slots")[2]), f"{str(body)[:60]} is there")
         for stream in (False, True):
-            for queued in (False, True):
-                holder = s.connect() if queued else None
-                if holder:
-                    holder.sendall(request({**LONG, "stream": True, "n": 8}))
-                    holder.recv(1)
-                with s.connect() as c:
-                    c.sendall(request({**LONG, "stream": stream, "n": 8}))
-                    if stream:
-                        c.recv(1)
-                    time.sleep(0.02)
-                before = time.monotonic()
-                if holder:
-                    holder.close()
-                s.wait_idle(5 * SLOW)
-                took = time.monotonic() - before
-                assert took < 0.5 * SLOW, f"stream {stream}, queued {queued}: {took:.2f} s"
-        assert s.metric('pumice_sequences_ended_total{reason="cancelled"}') >= 4
+            leaves({"stream": stream, "n": 8}, lambda slots: any(x["n_decoded"] for x in slots))
+            s.wait_idle()
+            with s.busy():
+                leaves({"stream": stream, "n": 8}, lambda slots: len(slots) == 9)
+                s.wait(lambda: s.live() == 1, "what waited has gone")
+            s.wait_idle()
+            leaves({"stream": stream, "prompt": [5] * 20000}, lambda slots: [x["n_prompt"] for x in slots] == [20000])
+            s.wait_idle()
+        assert s.metric('pumice_sequences_ended_total{reason="cancelled"}') == 2 * (8 + 8 + 1 + 1)
         assert s.post("/v1/completions", TEXT)["usage"]["completion_tokens"] == 12
 
 
 @claim
 def a_full_queue_is_told_at_once():
-    with serving("-np", 1, "--max-queue", 1) as s:
-        held = [s.connect() for _ in range(2)]
-        for c in held:
-            c.sendall(request({**LONG, "stream": True}))
-            c.recv(1)
-        start = time.monotonic()
-        status, head, e = s.ask("POST", "/v1/completions", TEXT)
-        assert time.monotonic() - start < SLOW
-        assert status == 429 and int(head["Retry-After"]) >= 1 and e["error"]["type"] == "rate_limit_error", e
-        slots = s.ask("GET", "/slots")[2]
-        assert len(slots) == 2 and "Once" not in json.dumps(slots), slots
-        for c in held:
-            c.close()
-        s.wait_idle(5 * SLOW)
+    with serving("-np", 1, "--max-queue", 1, "-c", ENDLESS) as s:
+        with s.busy(), s.connect() as c:
+            c.sendall(request({**TEXT, "stream": True}))
+            s.wait(lambda: s.live() == 2, "the second waits")
+            status, head, e = s.ask("POST", "/v1/completions", TEXT)  # answered, while what is before it has no end
+            assert status == 429 and int(head["Retry-After"]) >= 1 and e["error"]["type"] == "rate_limit_error", e
+            slots = s.ask("GET", "/slots")[2]
+            assert len(slots) == 2 and "Once" not in json.dumps(slots), slots
+        s.wait_idle()
         assert s.metric('pumice_sequences_rejected_total{why="queue_full"}') == 1
 
 
 @claim
 def a_client_that_does_not_read_is_given_up():
-    with serving("--write-timeout", 1, "-np", 4, "--max-n", 16) as s:
+    with serving("--write-timeout", 1, "-np", 4, "-c", ENDLESS) as s:
         with s.connect() as c:
             c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            body = {"prompt": ["Once"] * 16, "max_tokens": 400, "ignore_eos": True, "logprobs": 20, "stream": True}
-            c.sendall(request(body))
-            until = time.monotonic() + 60 * SLOW
-            while not s.metric("pumice_http_clients_left_total"):
-                assert time.monotonic() < until, "still served"
+            c.sendall(request({"prompt": ["Once"] * 2, "ignore_eos": True, "logprobs": 20, "stream": True}))
+
+            def given_up():
                 assert s.post("/v1/completions", {**TEXT, "max_tokens": 1})["choices"]
-        s.wait_idle(20 * SLOW)
+                return s.metric("pumice_http_clients_left_total")
+            s.wait(given_up, "a client that does not read is given up")
+        s.wait_idle()
 
 
 @claim
@@ -619,7 +638,7 @@ def streams_side_by_side_give_the_text_of_each_alone():
 @claim
 def clients_that_come_and_go_lose_nobody_elses_tokens():
     n = 60 if sanitized() else 200
-    with serving("-np", 4) as s:
+    with serving("-np", 4, "--drain", 3600) as s:
         want = s.post("/v1/completions", {**TEXT, "max_tokens": 200, "ignore_eos": True})["choices"][0]["text"]
         before = s.metric("pumice_sequences_accepted_total")
         good, done = [None, None], threading.Event()
@@ -646,57 +665,57 @@ def clients_that_come_and_go_lose_nobody_elses_tokens():
         for t in threads:
             t.join()
         assert all(good), good
-        s.wait_idle(5 * SLOW)
+        s.wait_idle()
         ended = sum(s.metric(f'pumice_sequences_ended_total{{reason="{r}"}}') for r in ("stop", "length", "cancelled", "error"))
         assert ended == s.metric("pumice_sequences_accepted_total") > before, ended
-        began = time.monotonic()
-        s.stop()
-        assert time.monotonic() - began < 5 * SLOW, "a connection whose client had gone was waited for"
+        s.stop()  # waits for no connection whose client has gone
 
 
 @claim
 def silent_streams_are_pinged():
-    with serving("-np", 1, "--sse-ping-interval", 1) as s:
-        with s.connect() as holder, s.connect() as c:
-            holder.sendall(request({"prompt": ["Once"] * 8, **{k: LONG[k] for k in ("max_tokens", "ignore_eos")}, "n": 16,
-                                    "stream": True}))
-            holder.recv(1)
-            c.sendall(request({**TEXT, "stream": True, "max_tokens": 1}))
-            got = b""
-            while b": ping\n\n" not in got and b"data: " not in got:
-                got += c.recv(4096)
-            if b"data: " in got:
-                raise Skip("the machine was through with 128 sequences within a second")
+    with serving("-np", 1, "--sse-ping-interval", 1, "-c", ENDLESS) as s:
+        with s.busy(), s.connect() as c:
+            c.sendall(request({**TEXT, "stream": True}))
+            for _ in range(2):
+                assert b"data: " not in read_until(c, b": ping\n\n")
 
 
 # -- the end ------------------------------------------------------------------------------------------------------
 
-@claim
-def sigterm_finishes_what_runs_and_refuses_the_rest():
-    with serving("-np", 1) as s:
+def ends_by_sigterm(n):
+    """Whether an answer of n tokens was still under way when the server began to drain; all else must hold anyway."""
+    with serving("-np", 1, "-c", ENDLESS, "--drain", 3600) as s:
         with s.connect() as c, s.connect() as idle:
-            idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert idle.recv(65536).startswith(b"HTTP/1.1 200")
-            c.sendall(request({**LONG, "stream": True, "n": 3}))
-            c.recv(1)
+            c.sendall(request({**TEXT, "max_tokens": n, "ignore_eos": True, "stream": True}))
+            text, answer = read_until(c, b"data: {"), b"HTTP/1.1 200"
             s.p.send_signal(signal.SIGTERM)
             with contextlib.suppress(ConnectionError):
-                time.sleep(0.05)
-                idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = idle.recv(65536)
+                while answer.startswith(b"HTTP/1.1 200"):  # until the signal has come
+                    idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    answer = idle.recv(65536)
                 assert answer == b"" or b" 503 " in answer, answer
-            text = read_all(c)
-            assert text.rstrip().endswith(b"0") and b"data: [DONE]\n\n" in text, text[-300:]
-            assert text.count(b'"finish_reason":"length"') == 3, text[-900:]
-        assert s.p.wait(30 * SLOW) == 0
+            c.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while chunk := c.recv(65536):
+                    text += chunk
+            under_way = b"[DONE]" not in text
+            c.settimeout(PATIENCE)
+            text += read_all(c)
+            assert text.endswith(b"0\r\n\r\n") and b"data: [DONE]\n\n" in text, text[-300:]
+            assert text.count(b'"finish_reason":null') == n and text.count(b'"finish_reason":"length"') == 1, text[-900:]
+        assert s.p.wait(PATIENCE) == 0
+        return under_way
+
+
+@claim
+def sigterm_finishes_what_runs_and_refuses_the_rest():
+    assert any(ends_by_sigterm(200 * 4 ** i) for i in range(5)), "51200 tokens are over sooner than a signal comes"
 
 
 @claim
 def a_drain_that_takes_too_long_ends_streams_with_an_error():
-    with serving("-np", 1, "--drain", 0) as s:
-        with s.connect() as c:
-            c.sendall(request({**LONG, "stream": True, "n": 16}))
-            c.recv(1)
+    with serving("-np", 1, "--drain", 0, "-c", ENDLESS) as s:
+        with s.busy(n=16) as c:
             s.p.send_signal(signal.SIGTERM)
             text = read_all(c).decode()
         error = [e for e in text.split("\n\n") if '"error"' in e]
