@@ -51,7 +51,7 @@ class Terminal:
             full = environment(TERM="xterm", COLUMNS="100", LINES="40", NO_COLOR=None, **env)
             os.execve(BIN, [BIN, "chat", *map(str, args)], full)
 
-    def until(self, text, timeout=20):
+    def until(self, text, timeout=60):
         """Reads until `text` appears (escape codes removed); returns what came before and forgets it."""
         end = time.monotonic() + timeout
         while text not in ESCAPES.sub("", self.seen):
@@ -90,7 +90,7 @@ class Terminal:
     def say(self, text):
         self.send(text + "\r")
 
-    def end(self, timeout=20):
+    def end(self, timeout=60):
         """Waits for the exit status, draining output."""
         end = time.monotonic() + timeout
         while True:
@@ -416,7 +416,7 @@ def ctrl_d_typed_during_an_answer_leaves_after_it():
     t.say(PROMPT)
     t.until(text)
     t.send("\x04")
-    t.until("[4000 tokens", timeout=120)  # slow without vector instructions
+    t.until("[4000 tokens", timeout=240)  # slow without vector instructions
     assert t.end() == 0
 
 

@@ -27,7 +27,8 @@ class Hub:
 
     def __init__(self, files):
         self.files, self.log, self.tree = dict(files), [], None
-        self.cut = self.slow = self.page = 0
+        self.cut = self.page = self.sent = 0
+        self.gate = None  # a semaphore: each 64 KiB of a body waits for it
         self.ranges = True
         self.redirect = self.spoil = self.more = self.zipped = None
         outer = self
@@ -107,10 +108,11 @@ class Hub:
             h.close_connection = True
             return
         for i in range(0, len(rest), 65536):
+            if self.gate:
+                self.gate.acquire()
             h.wfile.write(rest[i:i + 65536])
-            if self.slow:
-                h.wfile.flush()
-                time.sleep(self.slow)
+            h.wfile.flush()
+            self.sent += 1
 
     def env(self, cache, **more):
         none = dict.fromkeys(("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "http_proxy", "https_proxy", "all_proxy"))
@@ -118,6 +120,14 @@ class Hub:
 
 
 _n = 0
+PATIENCE = 60  # seconds before a state that must come counts as not coming
+
+
+def wait(state, what):
+    until = time.monotonic() + PATIENCE
+    while not state():
+        assert time.monotonic() < until, f"{what}: not after {PATIENCE} s"
+        time.sleep(0.005)
 
 
 def cache():
@@ -209,12 +219,12 @@ def a_server_that_cannot_continue_begins_again():
 
 @claim
 def killed_at_any_time_the_next_pull_goes_on_and_no_name_has_wrong_bytes():
-    big = os.urandom(3 << 20)
+    big = os.urandom(3 << 20)  # 48 pieces
     hub, c = Hub({"big.gguf": big}), cache()
-    hub.slow = 0.01
-    for wait in (0.15, 0.3, 0.25):
+    for pieces in (0, 1, 9, 4, 17):
+        hub.gate, hub.sent = threading.Semaphore(pieces), 0
         p = subprocess.Popen([BIN, "pull", "org/small"], env=hub.env(c), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
+        wait(lambda: hub.sent == pieces, f"{pieces} pieces sent")  # some are written, some on their way
         p.send_signal(signal.SIGKILL)
         p.wait()
         blobs = os.listdir(repo(c, "blobs")) if os.path.isdir(repo(c, "blobs")) else []
@@ -222,7 +232,7 @@ def killed_at_any_time_the_next_pull_goes_on_and_no_name_has_wrong_bytes():
             if not name.endswith(".incomplete"):
                 with open(repo(c, "blobs", name), "rb") as f:
                     assert hashlib.sha256(f.read()).hexdigest() == name
-    hub.slow = 0
+    hub.gate = None  # what served the killed ones waits for ever
     with open(pumice("pull", "org/small", env=hub.env(c)).out.strip(), "rb") as f:
         assert f.read() == big
 
@@ -316,14 +326,17 @@ def offline_nothing_is_asked_and_what_is_there_can_be_used():
 @claim
 def a_second_pull_of_the_same_waits_for_the_first():
     hub, c = Hub({"big.gguf": os.urandom(2 << 20)}), cache()
-    hub.slow = 0.02
-    first = subprocess.Popen([BIN, "pull", "org/small"], env=hub.env(c), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    while not any("/resolve/" in e[0] for e in hub.log):
-        time.sleep(0.01)
+    hub.gate = threading.Semaphore(1)
+    pull = [BIN, "pull", "org/small"]
+    first = subprocess.Popen(pull, env=hub.env(c), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait(lambda: hub.sent, "the first pull is under way")
     refuses(7, "being pulled", "rm", "org/small", env=hub.env(c))
-    second = pumice("pull", "org/small", env=hub.env(c))
-    assert "waiting" in second.err and first.wait(10) == 0
-    assert second.out == first.stdout.read().decode()
+    second = subprocess.Popen(pull, env=hub.env(c), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = second.stderr.readline()
+    assert b"waiting" in said, said
+    hub.gate.release(99)
+    out, _ = second.communicate(timeout=PATIENCE)
+    assert first.wait(PATIENCE) == second.returncode == 0 and out == first.communicate()[0], out
     assert len([e for e in hub.log if "/resolve/" in e[0]]) == 1
 
 
