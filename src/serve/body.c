@@ -95,6 +95,49 @@ int encode_text(const struct server *s, const char *text, size_t n, bool special
     return 0;
 }
 
+int read_id(const struct server *s, const json_t *v, const char *param, int32_t *out,
+            struct fault *f) {
+    int vocab = s->m->cfg.vocab;
+    if (!json_is_integer(v))
+        return fault_set(f, 400, "invalid_type", param, "%s: a token id must be an integer", param);
+    if (json_integer_value(v) < 0 || json_integer_value(v) >= vocab)
+        return fault_set(f, 400, "out_of_range", param,
+                         "%s: token id %lld is outside the vocabulary of %d", param,
+                         (long long)json_integer_value(v), vocab);
+    *out = (int32_t)json_integer_value(v);
+    return 0;
+}
+
+static int read_ids(const struct server *s, const char *param, const json_t *list, struct ids *out,
+                    struct fault *f) {
+    size_t n = json_array_size(list);
+    if (n >= (size_t)s->n_ctx) { /* before anything is made for each of them */
+        f->n_prompt = n < INT32_MAX ? (int)n : INT32_MAX;
+        f->n_ctx = s->n_ctx;
+        return fault_set(f, 400, "context_length_exceeded", param,
+                         "the prompt has %zu tokens, the context holds %d, and one must stay free",
+                         n, s->n_ctx);
+    }
+    ids_reserve(out, n);
+    for (size_t i = 0; i < n; i++)
+        if (read_id(s, json_array_get(list, i), param, &out->id[out->n++], f))
+            return -1;
+    return 0;
+}
+
+int read_prompt(const struct server *s, const char *param, const json_t *v, bool bos,
+                struct ids *out, struct fault *f) {
+    const struct tok *t = s->m->tok;
+    if (json_is_array(v))
+        return read_ids(s, param, v, out, f);
+    if (!json_is_string(v))
+        return fault_set(f, 400, "invalid_type", param,
+                         "%s must be a string, token ids, or an array of either", param);
+    if (bos && tok_adds_bos(t) && tok_bos(t) >= 0)
+        ids_add(out, tok_bos(t));
+    return encode_text(s, json_string_value(v), json_string_length(v), false, out, f);
+}
+
 void reply_json(struct exchange *x, json_t *j) {
     struct buf b = {0};
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(10));

@@ -35,19 +35,6 @@ static int read_stop(struct call *c, struct fault *f) {
     return 0;
 }
 
-static int read_id(const struct server *s, const json_t *v, const char *param, int32_t *out,
-                   struct fault *f) {
-    int vocab = s->m->cfg.vocab;
-    if (!json_is_integer(v))
-        return fault_set(f, 400, "invalid_type", param, "%s: a token id must be an integer", param);
-    if (json_integer_value(v) < 0 || json_integer_value(v) >= vocab)
-        return fault_set(f, 400, "out_of_range", param,
-                         "%s: token id %lld is outside the vocabulary of %d", param,
-                         (long long)json_integer_value(v), vocab);
-    *out = (int32_t)json_integer_value(v);
-    return 0;
-}
-
 static int read_stop_ids(struct call *c, struct fault *f) {
     size_t n = json_array_size(c->p.stop_token_ids);
     if (n > MOST_STOP_IDS)
@@ -105,12 +92,11 @@ static int read_logprobs(struct call *c, struct fault *f) {
         c->n_logprobs = (int)p->top_logprobs;
     if (c->at == AT_COMPLETION && p->n_logprobs != ABSENT_INT)
         c->n_logprobs = (int)p->n_logprobs;
-    if (p->prompt_logprobs != ABSENT_INT)
-        return fault_set(f, 501, "not_supported", "prompt_logprobs",
-                         "log-probabilities of the prompt are not supported");
-    if (p->echo && c->n_logprobs >= 0)
-        return fault_set(f, 501, "not_supported", "echo",
-                         "echo with logprobs is not supported: the prompt's are not computed");
+    c->n_prompt_logprobs = p->prompt_logprobs == ABSENT_INT ? -1 : (int)p->prompt_logprobs;
+    if (c->n_prompt_logprobs >= 0 && p->stream)
+        return fault_set(f, 400, "invalid_value", "prompt_logprobs",
+                         "prompt_logprobs are not given in a stream");
+    c->echo_logprobs = p->echo && c->n_logprobs >= 0;
     return 0;
 }
 
@@ -120,9 +106,6 @@ static int check_support(struct call *c, struct fault *f) {
         return fault_set(f, 400, "invalid_value", "best_of", "best_of must equal n");
     if (p->n > c->server->o.max_n)
         return fault_set(f, 400, "out_of_range", "n", "n must be in [1, %d]", c->server->o.max_n);
-    if (!p->skip_special)
-        return fault_set(f, 501, "not_supported", "skip_special_tokens",
-                         "special tokens are never shown");
     return 0;
 }
 
@@ -150,38 +133,13 @@ static int read_format(struct call *c, struct fault *f) {
     return 0;
 }
 
-static int read_ids(struct call *c, const json_t *list, struct ids *out, struct fault *f) {
-    size_t n = json_array_size(list);
-    if (n >= (size_t)c->server->n_ctx) { /* before anything is made for each of them */
-        f->n_prompt = n < INT32_MAX ? (int)n : INT32_MAX;
-        f->n_ctx = c->server->n_ctx;
-        return fault_set(f, 400, "context_length_exceeded", "prompt",
-                         "the prompt has %zu tokens, the context holds %d, and one must stay free",
-                         n, c->server->n_ctx);
-    }
-    ids_reserve(out, n);
-    for (size_t i = 0; i < n; i++)
-        if (read_id(c->server, json_array_get(list, i), "prompt", &out->id[out->n++], f))
-            return -1;
+/* The text to show in front of the answer. */
+static int echo_prompt(struct call *c, const json_t *v, int i) {
+    if (json_is_array(v))
+        return tok_decode(c->server->m->tok, c->prompt[i].id, c->prompt[i].n, !c->p.skip_special,
+                          &c->echo[i], NULL);
+    buf_add(&c->echo[i], json_string_value(v), json_string_length(v));
     return 0;
-}
-
-static int read_prompt(struct call *c, const json_t *v, struct ids *out, struct buf *echo,
-                       struct fault *f) {
-    const struct tok *t = c->server->m->tok;
-    if (json_is_array(v)) {
-        if (read_ids(c, v, out, f))
-            return -1;
-        return c->p.echo ? tok_decode(t, out->id, out->n, false, echo, NULL) : 0;
-    }
-    if (!json_is_string(v))
-        return fault_set(f, 400, "invalid_type", "prompt",
-                         "prompt must be a string, token ids, or an array of either");
-    if (c->p.add_special && tok_adds_bos(t) && tok_bos(t) >= 0)
-        ids_add(out, tok_bos(t));
-    if (c->p.echo)
-        buf_add(echo, json_string_value(v), json_string_length(v));
-    return encode_text(c->server, json_string_value(v), json_string_length(v), false, out, f);
 }
 
 static int read_prompts(struct call *c, struct fault *f) {
@@ -196,8 +154,9 @@ static int read_prompts(struct call *c, struct fault *f) {
     c->echo = c->p.echo ? mem_array(n, sizeof *c->echo) : NULL;
     c->n_prompt = (int)n;
     for (size_t i = 0; i < n; i++)
-        if (read_prompt(c, list ? json_array_get(v, i) : v, &c->prompt[i],
-                        c->echo ? &c->echo[i] : NULL, f) ||
+        if (read_prompt(c->server, "prompt", list ? json_array_get(v, i) : v, c->p.add_special,
+                        &c->prompt[i], f) ||
+            (c->echo && echo_prompt(c, list ? json_array_get(v, i) : v, (int)i)) ||
             check_fits(c->server, (int)c->prompt[i].n, &c->p, f))
             return -1;
     return 0;
@@ -270,6 +229,24 @@ static void constrain(struct call *c, struct choice *k) {
     k->task.r.constraint = (struct constraint){k->guide, guide_mask, guide_accept};
 }
 
+/* Log-probabilities that the engine gives for each token. */
+static int stride(const struct call *c) {
+    int n = c->n_logprobs > c->n_prompt_logprobs ? c->n_logprobs : c->n_prompt_logprobs;
+    return n < 0 ? 0 : n == 0 ? 1 : n;
+}
+
+/* The prompt's are computed once for all choices of it, unless each has a stream of its own. */
+static void want_logprobs(const struct call *c, struct choice *k) {
+    bool first = c->p.stream || k->index % (int)c->p.n == 0;
+    if (c->n_logprobs >= 0)
+        k->logprobs = json_array();
+    if (c->echo_logprobs && first)
+        k->echoed = json_array();
+    if (c->n_prompt_logprobs >= 0 && first)
+        k->told = json_array();
+    tok_stream_start(&k->shown, c->server->m->tok);
+}
+
 static void make_choices(struct call *c) {
     uint64_t salt = tenant_salt(http_tenant(c->x), c->p.cache_salt);
     c->n_choice = c->n_prompt * (int)c->p.n;
@@ -279,8 +256,8 @@ static void make_choices(struct call *c) {
         k->call = c;
         k->index = i;
         k->prompt = i / (int)c->p.n;
-        if (c->n_logprobs >= 0)
-            k->logprobs = json_array();
+        want_logprobs(c, k);
+        k->task.tell_progress = c->p.return_progress && c->p.stream;
         k->task.wake = on_wake;
         k->task.ud = k;
         k->task.r = (struct req){.ids = c->prompt[k->prompt].id,
@@ -295,9 +272,10 @@ static void make_choices(struct call *c) {
                                  .n_stop_id = c->n_stop_id,
                                  .ignore_eos = c->p.ignore_eos,
                                  .continues = c->at == AT_COMPLETION || c->continues,
-                                 .n_logprobs = c->n_logprobs < 0    ? 0
-                                               : c->n_logprobs == 0 ? 1
-                                                                    : c->n_logprobs};
+                                 .no_cache = !c->p.cache,
+                                 .show_special = !c->p.skip_special,
+                                 .prompt_logprobs = k->echoed || k->told,
+                                 .n_logprobs = stride(c)};
         if (c->schema)
             constrain(c, k);
     }
@@ -332,6 +310,9 @@ void call_free(void *call) {
         box_free(&c->choice[i].box);
         buf_free(&c->choice[i].text);
         json_decref(c->choice[i].logprobs);
+        json_decref(c->choice[i].echoed);
+        json_decref(c->choice[i].told);
+        ids_free(&c->choice[i].tokens);
         guide_free(c->choice[i].guide);
     }
     for (int i = 0; i < c->n_prompt; i++) {
@@ -355,6 +336,7 @@ void call_start(struct call *c, const struct job_ops *ops) {
     struct err err = {0};
     struct fault f = {0};
     struct task **task = mem_array((size_t)c->n_choice, sizeof *task);
+    c->start_us = clock_us();
     for (int i = 0; i < c->n_choice; i++) {
         task[i] = &c->choice[i].task;
         http_hold(c->x);
@@ -420,15 +402,18 @@ struct totals call_totals(const struct call *c) {
         const struct choice *k = &c->choice[i];
         const struct usage *u = &k->task.usage;
         bool ended = k->box.ended;
+        int64_t now = ended ? 0 : clock_us(), first = k->first_us ? k->first_us : now;
+        int64_t prompt_us = ended ? u->prompt_us : first - c->start_us;
+        int64_t decode_us = ended ? u->decode_us : now - first;
         t.out += k->n_out;
         if (i % (int)c->p.n == 0) { /* choices share their prompt */
             t.prompt += k->task.r.n;
-            t.cached += ended ? u->n_cached : 0;
+            t.cached += atomic_load_explicit((atomic_int *)&k->task.n_cached, memory_order_relaxed);
         }
-        if (ended && u->prompt_us > t.prompt_us)
-            t.prompt_us = u->prompt_us;
-        if (ended && u->decode_us > t.decode_us)
-            t.decode_us = u->decode_us;
+        if (prompt_us > t.prompt_us)
+            t.prompt_us = prompt_us;
+        if (decode_us > t.decode_us)
+            t.decode_us = decode_us;
     }
     return t;
 }

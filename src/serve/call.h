@@ -13,7 +13,13 @@ struct choice {
     int index, prompt;
     bool begun, ended;  /* stream: the first event is out, and the last */
     int n_out;          /* tokens so far */
+    int64_t first_us;   /* when the first token was seen */
     size_t offset;      /* completions: characters in front of the next token */
+    int n_read;         /* tokens of the prompt that the client was told of */
+    struct tok_stream shown; /* echo with logprobs: the prompt's text so far */
+    struct ids tokens;  /* not streamed, return_tokens: all of them */
+    json_t *echoed;     /* echo with logprobs: an entry for each token of the prompt, or NULL */
+    json_t *told;       /* prompt_logprobs: the same as they are shown, or NULL */
     struct buf text;    /* not streamed: all of it */
     struct guide *guide; /* of an answer that must be JSON; NULL = free */
     json_t *logprobs;   /* not streamed: array of tokens; NULL = not asked for */
@@ -34,6 +40,9 @@ struct call {
     int n_choice;
     bool continues, usage_event, usage_each;
     int n_logprobs; /* -1 = none, else alternatives for each token */
+    int n_prompt_logprobs; /* the same for the prompt's */
+    bool echo_logprobs;    /* logprobs begin with the prompt's */
+    int64_t start_us;
     const char *stop[16];
     int n_stop;
     int32_t stop_id[80];

@@ -42,6 +42,13 @@ void route_ollama_chat(struct exchange *x, void *app); /* ollama.c */
 void route_ollama_generate(struct exchange *x, void *app);
 void route_ollama_tags(struct exchange *x, void *app);
 void route_ollama_version(struct exchange *x, void *app);
+void route_ollama_embed(struct exchange *x, void *app); /* embed.c */
+void route_embeddings(struct exchange *x, void *app);
+
+/* -- Ollama's ways (ollama.c) ------------------------------------------------------------------- */
+
+void ollama_refuse(struct exchange *x, const struct fault *f); /* {"error": message} */
+json_t *ollama_embed_body(const json_t *body); /* as one of /v1/embeddings; owned by the caller */
 
 /* -- shared steps ------------------------------------------------------------------------------ */
 
@@ -54,6 +61,13 @@ int body_params(struct exchange *x, const json_t *body, enum endpoint at, struct
 
 /* -1 with 404 unless a request may name the model so; NULL may. */
 int check_model(const struct server *s, const char *name, struct fault *f);
+
+/* A token id of the vocabulary, or a fault of `param`. */
+int read_id(const struct server *s, const json_t *v, const char *param, int32_t *out,
+            struct fault *f);
+/* A prompt as a string, with BOS if `bos` and the model has one, or as ids. */
+int read_prompt(const struct server *s, const char *param, const json_t *v, bool bos,
+                struct ids *out, struct fault *f);
 
 /* The ids of a text; 400 exceed_context_size_error as soon as they are certain not to fit. */
 int encode_text(const struct server *s, const char *text, size_t n, bool special, struct ids *out,

@@ -1,5 +1,5 @@
 /* ollama.c - the part of Ollama's API that its clients need to chat: /api/chat, /api/generate,
- * /api/tags, /api/version.
+ * /api/tags, /api/version; /api/embed is in embed.c.
  *
  * A request is rewritten as one of /v1 and read like that, so every limit is the same.  Answers are
  * objects, one a line, or a single one with "stream": false. */
@@ -16,7 +16,7 @@ struct dialect { /* of a call */
 };
 
 /* {"error": message}: its clients expect a string. */
-static void refuse(struct exchange *x, const struct fault *f) {
+void ollama_refuse(struct exchange *x, const struct fault *f) {
     struct buf b = {0};
     char seconds[16];
     buf_adds(&b, "{\"error\":");
@@ -77,6 +77,14 @@ static void name(const json_t *body, json_t *out) {
         json_object_set_new(out, "model", json_stringn(m, n - tag));
     else
         move(body, "model", out, "model");
+}
+
+json_t *ollama_embed_body(const json_t *body) {
+    json_t *out = json_object();
+    name(body, out);
+    move(body, "input", out, "input");
+    move(body, "dimensions", out, "dimensions");
+    return out;
 }
 
 static json_t *prompt_as_messages(const json_t *body) {
@@ -149,7 +157,7 @@ static bool on_step(void *job, struct exchange *x) {
     if (!all)
         return false;
     if (call_failed(c, &f)) {
-        refuse(x, &f);
+        ollama_refuse(x, &f);
         return true;
     }
     put_head(c, &out);
@@ -193,10 +201,10 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
 }
 
 static const struct job_ops whole = {
-    .step = on_step, .refuse = refuse, .left = call_left, .release = call_free};
+    .step = on_step, .refuse = ollama_refuse, .left = call_left, .release = call_free};
 static const struct job_ops lines = {.read = on_read,
                                      .type = "application/x-ndjson",
-                                     .refuse = refuse,
+                                     .refuse = ollama_refuse,
                                      .left = call_left,
                                      .release = call_free};
 
@@ -215,7 +223,7 @@ static void answer(struct exchange *x, struct server *s, bool generate) {
     if (f.status) {
         if (c)
             call_free(c);
-        refuse(x, &f);
+        ollama_refuse(x, &f);
         return;
     }
     struct dialect *d = c->extra = mem_new(sizeof *d);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "serve/call.h"
 
 /* -- tokens with their probabilities ----------------------------------------------------------- */
@@ -29,7 +30,8 @@ static json_t *chat_token(const struct tok *t, int32_t id, float logprob) {
     struct buf b = {0};
     json_t *j = json_object(), *bytes = json_array();
     json_object_set_new(j, "token", token_text(t, id, &b));
-    json_object_set_new(j, "logprob", json_real(finite_log(logprob)));
+    json_object_set_new(j, "logprob",
+                        isnan(logprob) ? json_null() : json_real(finite_log(logprob)));
     for (size_t i = 0; i < b.len; i++)
         json_array_append_new(bytes, json_integer((unsigned char)b.data[i]));
     json_object_set_new(j, "bytes", bytes);
@@ -37,34 +39,104 @@ static json_t *chat_token(const struct tok *t, int32_t id, float logprob) {
     return j;
 }
 
-/* One piece's entry of `content` (chat); the same object serves completions, see columns(). */
-static json_t *piece_logprob(const struct call *c, const struct box *b, size_t i) {
-    const struct tok *t = c->server->m->tok;
-    int stride = c->n_logprobs ? c->n_logprobs : 1;
-    const struct logprob *top = b->top + i * (size_t)stride;
-    json_t *j = chat_token(t, b->piece[i].id, b->piece[i].logprob), *list = json_array();
-    for (int k = 0; k < c->n_logprobs; k++)
-        json_array_append_new(list, chat_token(t, top[k].id, top[k].logprob));
+/* Its alternatives.  The first token of a prompt has none. */
+static const struct logprob *piece_top(const struct choice *k, size_t i, int want, int *n) {
+    *n = isnan(k->box.piece[i].logprob) ? 0 : want;
+    return k->box.top + i * (size_t)k->task.r.n_logprobs;
+}
+
+/* Piece i's entry of `content` (chat); the same object serves completions, see columns(). */
+static json_t *piece_logprob(const struct choice *k, size_t i) {
+    const struct tok *t = k->call->server->m->tok;
+    const struct piece *p = &k->box.piece[i];
+    int n;
+    const struct logprob *top = piece_top(k, i, k->call->n_logprobs, &n);
+    json_t *j = chat_token(t, p->id, p->logprob), *list = json_array();
+    for (int a = 0; a < n; a++)
+        json_array_append_new(list, chat_token(t, top[a].id, top[a].logprob));
     json_object_set_new(j, "top_logprobs", list);
     return j;
+}
+
+static size_t characters(const char *text, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return count;
+}
+
+/* The entry of a token of the prompt, and how many characters of the echoed text it ends. */
+static json_t *echo_logprob(struct choice *k, size_t i) {
+    struct buf b = {0};
+    json_t *j = piece_logprob(k, i);
+    tok_stream_add(&k->shown, k->box.piece[i].id, &b, NULL);
+    json_object_set_new(j, "characters", json_integer((json_int_t)characters(b.data, b.len)));
+    buf_free(&b);
+    return j;
+}
+
+static void put_ranked(json_t *into, const struct tok *t, struct logprob l, int rank) {
+    char id[16];
+    struct buf b = {0};
+    snprintf(id, sizeof id, "%d", l.id);
+    if (!json_object_get(into, id))
+        json_object_set_new(into, id,
+                            json_pack("{s:f,s:o,s:o}", "logprob", finite_log(l.logprob), "rank",
+                                      rank ? json_integer(rank) : json_null(), "decoded_token",
+                                      token_text(t, l.id, &b)));
+    buf_free(&b);
+}
+
+/* A token of the prompt as vLLM's prompt_logprobs show it: its id and the likeliest ones' to
+ * {logprob, rank, decoded_token}; the first is null. */
+static json_t *prompt_logprob(const struct choice *k, size_t i) {
+    const struct piece *p = &k->box.piece[i];
+    const struct tok *t = k->call->server->m->tok;
+    int n;
+    const struct logprob *top = piece_top(k, i, k->call->n_prompt_logprobs, &n);
+    if (isnan(p->logprob))
+        return json_null();
+    json_t *j = json_object();
+    for (int a = 0; a < n; a++)
+        put_ranked(j, t, top[a], a + 1);
+    put_ranked(j, t, (struct logprob){p->id, p->logprob}, 0);
+    return j;
+}
+
+static void gather_prompt(struct choice *k, size_t i) {
+    if (k->echoed)
+        json_array_append_new(k->echoed, echo_logprob(k, i));
+    if (k->told)
+        json_array_append_new(k->told, prompt_logprob(k, i));
+}
+
+/* Its alternatives by their text, and itself; the first token of a prompt has none: null. */
+static json_t *column_top(const json_t *e) {
+    json_t *top = json_object(), *alt, *logprob = json_object_get(e, "logprob");
+    size_t k;
+    json_array_foreach(json_object_get(e, "top_logprobs"), k, alt) json_object_set(
+        top, json_string_value(json_object_get(alt, "token")), json_object_get(alt, "logprob"));
+    if (json_is_null(logprob)) {
+        json_decref(top);
+        return json_null();
+    }
+    json_object_set(top, json_string_value(json_object_get(e, "token")), logprob);
+    return top;
 }
 
 /* Entries as the parallel arrays of /v1/completions; *offset counts characters. */
 static json_t *columns(const json_t *entries, size_t *offset) {
     json_t *tokens = json_array(), *logs = json_array(), *tops = json_array(), *at = json_array();
-    size_t i, k;
-    json_t *e, *alt;
+    size_t i;
+    json_t *e;
     json_array_foreach((json_t *)entries, i, e) {
-        const json_t *token = json_object_get(e, "token");
-        json_t *top = json_object();
-        json_array_foreach(json_object_get(e, "top_logprobs"), k, alt) json_object_set(
-            top, json_string_value(json_object_get(alt, "token")), json_object_get(alt, "logprob"));
+        const json_t *token = json_object_get(e, "token"), *of = json_object_get(e, "characters");
         json_array_append(tokens, (json_t *)token);
         json_array_append(logs, json_object_get(e, "logprob"));
-        json_array_append_new(tops, top);
+        json_array_append_new(tops, column_top(e));
         json_array_append_new(at, json_integer((json_int_t)*offset));
-        for (const char *p = json_string_value(token); *p; p++)
-            *offset += ((unsigned char)*p & 0xc0) != 0x80;
+        *offset += of ? (size_t)json_integer_value(of)
+                      : characters(json_string_value(token), json_string_length(token));
     }
     return json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", logs, "top_logprobs",
                      tops, "text_offset", at);
@@ -124,24 +196,58 @@ static void put_json(struct buf *out, json_t *j) {
 
 /* -- whole answers ----------------------------------------------------------------------------- */
 
+static void gather_piece(struct choice *k, size_t i) {
+    const struct piece *p = &k->box.piece[i];
+    if (p->id < 0)
+        return;
+    if (p->prompt) {
+        gather_prompt(k, i);
+        return;
+    }
+    k->n_out++;
+    if (k->call->p.return_tokens)
+        ids_add(&k->tokens, p->id);
+    if (k->logprobs)
+        json_array_append_new(k->logprobs, piece_logprob(k, i));
+}
+
 void call_gather(struct call *c) {
     for (int i = 0; i < c->n_choice; i++) {
         struct choice *k = &c->choice[i];
         buf_add(&k->text, k->box.text.data, k->box.text.len);
-        for (size_t p = 0; p < k->box.n; p++) {
-            if (k->box.piece[p].id < 0)
-                continue;
-            k->n_out++;
-            if (k->logprobs)
-                json_array_append_new(k->logprobs, piece_logprob(c, &k->box, p));
-        }
+        for (size_t p = 0; p < k->box.n; p++)
+            gather_piece(k, p);
     }
+}
+
+/* All entries of a choice, those of its echoed prompt first; owned by the caller. */
+static json_t *all_entries(const struct call *c, struct choice *k) {
+    const struct choice *first = &c->choice[k->index - k->index % (int)c->p.n];
+    json_t *entries = k->logprobs;
+    k->logprobs = NULL;
+    if (!first->echoed)
+        return entries;
+    json_t *all = json_copy(first->echoed);
+    json_array_extend(all, entries);
+    json_decref(entries);
+    return all;
+}
+
+static void put_tokens(const struct ids *v, struct buf *out) {
+    buf_adds(out, ",\"tokens\":[");
+    for (size_t i = 0; i < v->n; i++)
+        buf_printf(out, "%s%d", i ? "," : "", v->id[i]);
+    buf_adds(out, "]");
+}
+
+static void put_told(const struct call *c, const struct choice *k, struct buf *out) {
+    buf_adds(out, ",\"prompt_logprobs\":");
+    put_json(out, json_incref(c->choice[k->index - k->index % (int)c->p.n].told));
 }
 
 static void put_choice(struct call *c, struct choice *k, struct buf *out) {
     const char *why = finish_word(k->task.usage.why);
-    json_t *entries = k->logprobs;
-    k->logprobs = NULL;
+    json_t *entries = all_entries(c, k);
     buf_printf(out, "%s{\"index\":%d,", k->index ? "," : "", k->index);
     if (c->at == AT_CHAT) {
         buf_adds(out, "\"message\":{\"role\":\"assistant\",\"content\":");
@@ -158,6 +264,10 @@ static void put_choice(struct call *c, struct choice *k, struct buf *out) {
     }
     buf_adds(out, ",\"logprobs\":");
     put_json(out, logprobs_value(c, entries, &k->offset));
+    if (c->p.return_tokens)
+        put_tokens(&k->tokens, out);
+    if (c->n_prompt_logprobs >= 0 && c->at == AT_COMPLETION)
+        put_told(c, k, out);
     buf_printf(out, ",\"finish_reason\":\"%s\"}", why);
 }
 
@@ -177,7 +287,10 @@ static bool on_step(void *job, struct exchange *x) {
     put_head(c, c->at == AT_CHAT ? "chat.completion" : "text_completion", &out);
     for (int i = 0; i < c->n_choice; i++)
         put_choice(c, &c->choice[i], &out);
-    buf_adds(&out, "],\"usage\":");
+    buf_adds(&out, "]");
+    if (c->n_prompt_logprobs >= 0 && c->at == AT_CHAT)
+        put_told(c, c->choice, &out);
+    buf_adds(&out, ",\"usage\":");
     put_usage(c, &out);
     buf_adds(&out, ",\"timings\":");
     put_timings(c, &out);
@@ -202,28 +315,35 @@ static void end_event(const struct call *c, bool timings, struct buf *out) {
         put_usage(c, out);
     else if (c->usage_event)
         buf_adds(out, "null");
-    if (timings) {
+    if (timings || c->p.timings_each) {
         buf_adds(out, ",\"timings\":");
         put_timings(c, out);
     }
     buf_adds(out, "}\n\n");
 }
 
-/* One event with text, and with the probabilities in entries (taken over; NULL = none). */
-static void text_event(struct call *c, struct choice *k, const char *text, size_t n,
-                       json_t *entries, struct buf *out) {
+struct delta { /* of a choice */
+    const char *text;
+    size_t n;
+    json_t *entries; /* probabilities, taken over; NULL = none */
+    int32_t id;      /* -1: no token of its own */
+};
+
+static void text_event(struct call *c, struct choice *k, const struct delta *d, struct buf *out) {
     begin_event(c, out);
     buf_printf(out, "{\"index\":%d,", k->index);
     if (c->at == AT_CHAT) {
         buf_printf(out, "\"delta\":{%s\"content\":", k->begun ? "" : "\"role\":\"assistant\",");
-        json_quote(out, text, n);
+        json_quote(out, d->text, d->n);
         buf_adds(out, "}");
     } else {
         buf_adds(out, "\"text\":");
-        json_quote(out, text, n);
+        json_quote(out, d->text, d->n);
     }
     buf_adds(out, ",\"logprobs\":");
-    put_json(out, logprobs_value(c, entries, &k->offset));
+    put_json(out, logprobs_value(c, d->entries, &k->offset));
+    if (c->p.return_tokens)
+        put_tokens(&(struct ids){.id = (int32_t[]){d->id}, .n = d->id >= 0}, out);
     buf_adds(out, ",\"finish_reason\":null}");
     end_event(c, false, out);
     k->begun = true;
@@ -237,23 +357,53 @@ static void finish_event(struct call *c, struct choice *k, bool last, struct buf
     k->ended = true;
 }
 
-/* An event for each token that has text or probabilities to show. */
+/* The prompt, when all of it was read. */
+static void echo_event(struct call *c, struct choice *k, struct buf *out) {
+    const struct buf *text = &c->echo[k->prompt];
+    text_event(c, k, &(struct delta){text->data, text->len, k->echoed, -1}, out);
+    k->offset = characters(text->data, text->len);
+    k->echoed = NULL;
+}
+
+/* An event for each token that has something to show. */
 static void choice_events(struct call *c, struct choice *k, struct buf *out) {
     const char *text = k->box.text.data;
-    if (c->echo && !k->begun)
-        text_event(c, k, buf_str(&c->echo[k->prompt]), c->echo[k->prompt].len, NULL, out);
     for (size_t i = 0; i < k->box.n; i++) {
         const struct piece *p = &k->box.piece[i];
-        json_t *entries = NULL;
+        struct delta d = {text, (size_t)p->len, NULL, p->id};
+        if (p->prompt) {
+            gather_prompt(k, i);
+            continue;
+        }
+        if (c->echo && !k->begun)
+            echo_event(c, k, out);
+        if (!k->first_us)
+            k->first_us = clock_us();
         k->n_out += p->id >= 0;
         if (c->n_logprobs >= 0 && p->id >= 0) {
-            entries = json_array();
-            json_array_append_new(entries, piece_logprob(c, &k->box, i));
+            d.entries = json_array();
+            json_array_append_new(d.entries, piece_logprob(k, i));
         }
-        if (p->len || entries)
-            text_event(c, k, text, (size_t)p->len, entries, out);
+        if (p->len || d.entries || (c->p.return_tokens && p->id >= 0))
+            text_event(c, k, &d, out);
         text += p->len;
     }
+    if (k->box.ended && c->echo && !k->begun)
+        echo_event(c, k, out);
+}
+
+/* How far the prompt was read, without a choice: that would look like a token. */
+static void progress_event(struct call *c, struct choice *k, struct buf *out) {
+    int n = atomic_load_explicit(&k->task.n_read, memory_order_acquire);
+    if (!c->p.return_progress || n == k->n_read)
+        return;
+    k->n_read = n;
+    begin_event(c, out);
+    buf_printf(out,
+               "],\"prompt_progress\":{\"index\":%d,\"total\":%d,\"cache\":%d,"
+               "\"processed\":%d,\"time_ms\":%.3f}}\n\n",
+               k->index, k->task.r.n, atomic_load_explicit(&k->task.n_cached, memory_order_relaxed),
+               n, (double)(clock_us() - c->start_us) / 1e3);
 }
 
 static void error_event(const struct fault *f, struct buf *out) {
@@ -269,6 +419,7 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
     (void)x;
     call_take(c);
     for (int i = 0; i < c->n_choice; i++) {
+        progress_event(c, &c->choice[i], out);
         choice_events(c, &c->choice[i], out);
         left += !c->choice[i].ended;
     }
@@ -282,7 +433,7 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
         if (!k->box.ended || k->ended)
             continue;
         if (!k->begun) /* no text at all: the role is due still */
-            text_event(c, k, "", 0, NULL, out);
+            text_event(c, k, &(struct delta){"", 0, NULL, -1}, out);
         finish_event(c, k, --left == 0, out);
     }
     if (left)

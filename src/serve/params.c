@@ -24,8 +24,8 @@ struct row {
 
 /* clang-format off: a row is a row */
 static const struct row table[] = {
-    {"model", .kind = STRING, .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE,
-     .dst = TO(model), .standard = "the one loaded",
+    {"model", .kind = STRING,
+     .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE | AT_EMBED, .dst = TO(model), .standard = "the one loaded",
      .help = "name of the model; another name is 404"},
     {"messages", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(messages), .lo = ARR,
      .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant; content a "
@@ -77,9 +77,10 @@ static const struct row table[] = {
      .standard = "none",
      .help = "log-probabilities of the answer's tokens, and of so many alternatives"},
     {"echo", .kind = BOOL, .at = AT_COMPLETION, .dst = TO(echo), .standard = "false",
-     .help = "put the prompt in front of the text; not with logprobs"},
+     .help = "put the prompt in front of the text, and its tokens in front of logprobs"},
     {"prompt_logprobs", .kind = INT, .at = AT_GENERATE, .dst = TO(prompt_logprobs), .lo = 0,
-     .hi = 20, .standard = "none", .help = "not supported: 501"},
+     .hi = 20, .standard = "none", .help = "log-probabilities of the prompt's tokens, and of so many alternatives; not in a "
+                          "stream"},
     {"logit_bias", .kind = JSON, .at = AT_GENERATE, .dst = TO(logit_bias), .lo = OBJ,
      .standard = "none", .help = "token id -> -100..100, up to 1024; added to the logit"},
     {"response_format", .kind = JSON, .at = AT_GENERATE, .dst = TO(response_format), .lo = OBJ,
@@ -88,8 +89,10 @@ static const struct row table[] = {
     {"tools", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(tools), .lo = ARR,
      .standard = "none", .help = "functions, given to the model's template"},
     {"tool_choice", .kind = JSON, .at = AT_CHAT, .dst = TO(tool_choice), .lo = STR | OBJ,
-     .standard = "auto", .help = "auto or none"},
-    {"parallel_tool_calls", .kind = NOTHING, .at = AT_CHAT, .help = "accepted, no effect"},
+     .standard = "auto",
+     .help = "auto, none, required, or {type: function, function: {name}}: the answer is a call"},
+    {"parallel_tool_calls", .kind = BOOL, .at = AT_CHAT, .dst = TO(parallel_calls),
+     .standard = "true", .help = "false: at most one call in an answer"},
     {"chat_template_kwargs", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(template_kwargs),
      .lo = OBJ, .standard = "none",
      .help = "scalars for the model's template; not messages, tools or tokenize"},
@@ -99,7 +102,7 @@ static const struct row table[] = {
      .standard = "completions: true, tokenize: false",
      .help = "put BOS in front where the model has one"},
     {"skip_special_tokens", .kind = BOOL, .at = AT_GENERATE, .dst = TO(skip_special),
-     .standard = "true", .help = "false is not supported: 501"},
+     .standard = "true", .help = "false: special tokens stand in the text by their names"},
     {"continue_final_message", .kind = BOOL, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(continue_final),
      .given = TO(continue_given), .standard = "whether the last message is the assistant's",
      .help = "go on with the last message"},
@@ -108,7 +111,22 @@ static const struct row table[] = {
      .help = "true: open a turn of the assistant"},
     {"cache_salt", .kind = STRING, .at = AT_GENERATE, .dst = TO(cache_salt), .standard = "none",
      .help = "keys and values of prompts are reused within one salt, and one API key, only"},
-    {"user", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
+    {"cache_prompt", .kind = BOOL, .at = AT_GENERATE, .dst = TO(cache), .standard = "true",
+     .help = "false: compute the whole prompt, reuse nothing"},
+    {"return_tokens", .kind = BOOL, .at = AT_GENERATE, .dst = TO(return_tokens),
+     .standard = "false", .help = "choices and events have the ids of their tokens, `tokens`"},
+    {"return_progress", .kind = BOOL, .at = AT_GENERATE, .dst = TO(return_progress),
+     .standard = "false",
+     .help = "streams: events with `prompt_progress` while the prompt is read"},
+    {"timings_per_token", .kind = BOOL, .at = AT_GENERATE, .dst = TO(timings_each),
+     .standard = "false", .help = "streams: `timings` in each event with choices"},
+    {"input", .kind = JSON, .at = AT_EMBED, .dst = TO(input), .lo = STR | ARR,
+     .help = "a string, token ids, or an array of up to 2048 of either"},
+    {"encoding_format", .kind = STRING, .at = AT_EMBED, .dst = TO(encoding), .standard = "float",
+     .help = "float, or base64 of 32-bit floats, little-endian"},
+    {"dimensions", .kind = INT, .at = AT_EMBED, .dst = TO(dimensions), .lo = 1, .hi = BIG,
+     .standard = "the model's", .help = "accepted only if it is the model's"},
+    {"user", .kind = NOTHING, .at = AT_GENERATE | AT_EMBED, .help = "accepted, no effect"},
     {"metadata", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
     {"store", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
     {"service_tier", .kind = NOTHING, .at = AT_GENERATE, .help = "accepted, no effect"},
@@ -231,6 +249,7 @@ int params_parse(const json_t *body, enum endpoint at, struct params *p, struct 
                          .n = 1,
                          .best_of = ABSENT_INT,
                          .n_logprobs = ABSENT_INT,
+                         .dimensions = ABSENT_INT,
                          .prompt_logprobs = ABSENT_INT,
                          .temperature = NAN,
                          .top_p = NAN,
@@ -240,6 +259,8 @@ int params_parse(const json_t *body, enum endpoint at, struct params *p, struct 
                          .frequency_penalty = NAN,
                          .add_special = at == AT_COMPLETION,
                          .skip_special = true,
+                         .cache = true,
+                         .parallel_calls = true,
                          .generation_prompt = true};
     json_object_foreach((json_t *)body, name, v) {
         const struct row *r = find(name, at);
@@ -280,7 +301,7 @@ static void print_range(FILE *f, const struct row *r) {
 void params_print(FILE *f) {
     static const char *const place[] = {/* ORDER enum endpoint */
                                         "chat", "completions", "tokenize", "detokenize",
-                                        "apply-template"};
+                                        "apply-template", "embeddings"};
     fputs("| parameter | where | type | range | default | meaning |\n|---|---|---|---|---|---|\n",
           f);
     for (int i = 0; i < N_ROWS; i++) {
@@ -291,7 +312,7 @@ void params_print(FILE *f) {
         if (r->alias2)
             fprintf(f, ", `%s`", r->alias2);
         fputs(" | ", f);
-        for (int b = 0, first = 1; b < 5; b++)
+        for (int b = 0, first = 1; b < N_ENDPOINTS; b++)
             if (r->at & (1u << b)) {
                 fprintf(f, "%s%s", first ? "" : ", ", place[b]);
                 first = 0;

@@ -19,19 +19,22 @@ enum endpoint { /* bits */
     AT_TOKENIZE = 4,
     AT_DETOKENIZE = 8,
     AT_TEMPLATE = 16,
+    AT_EMBED = 32,
     AT_GENERATE = AT_CHAT | AT_COMPLETION,
 };
+enum { N_ENDPOINTS = 6 };
 
 #define ABSENT_INT INT64_MIN /* reals: NAN; strings and JSON: NULL */
 
 struct params { /* strings and JSON are borrowed from the body */
-    const char *model, *text, *cache_salt;
+    const char *model, *text, *cache_salt, *encoding;
     const json_t *messages, *prompt, *stop, *stop_token_ids, *stream_options, *logit_bias;
-    const json_t *response_format, *tools, *tool_choice, *template_kwargs, *tokens;
+    const json_t *response_format, *tools, *tool_choice, *template_kwargs, *tokens, *input;
     int64_t max_tokens, min_tokens, top_k, repeat_last_n, seed, n, best_of, top_logprobs,
-        n_logprobs, prompt_logprobs;
+        n_logprobs, prompt_logprobs, dimensions;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     bool stream, logprobs, echo, ignore_eos, add_special, skip_special, parse_special, with_pieces;
+    bool cache, return_tokens, return_progress, timings_each, parallel_calls;
     bool continue_final, continue_given, generation_prompt, generation_given;
 };
 

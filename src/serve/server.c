@@ -14,6 +14,7 @@
 static const struct route routes[] = {
     {"POST", "/v1/chat/completions", false, route_chat},
     {"POST", "/v1/completions", false, route_completion},
+    {"POST", "/v1/embeddings", false, route_embeddings},
     {"GET", "/v1/models", false, route_models},
     {"GET", "/v1/models/*", false, route_model},
     {"GET", "/health", true, route_health},
@@ -27,6 +28,7 @@ static const struct route routes[] = {
     {"POST", "/apply-template", false, route_template},
     {"POST", "/api/chat", false, route_ollama_chat},
     {"POST", "/api/generate", false, route_ollama_generate},
+    {"POST", "/api/embed", false, route_ollama_embed},
     {"GET", "/api/tags", false, route_ollama_tags},
     {"GET", "/api/version", false, route_ollama_version},
 };

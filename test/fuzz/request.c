@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct buf ignored = {0};
     if (!size)
         return 0;
-    enum endpoint at = 1 << data[0] % 5;
+    enum endpoint at = 1 << data[0] % N_ENDPOINTS;
     json_t *body = body_json(data + 1, size - 1, &f);
     if (!body || params_parse(body, at, &p, &ignored, &f))
         check_fault(&f);

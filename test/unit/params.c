@@ -6,8 +6,8 @@
 #include "serve/access.h"
 #include "serve/params.h"
 
-static const enum endpoint places[] = {AT_CHAT, AT_COMPLETION, AT_TOKENIZE, AT_DETOKENIZE,
-                                       AT_TEMPLATE};
+static const enum endpoint places[] = {AT_CHAT,       AT_COMPLETION, AT_TOKENIZE,
+                                       AT_DETOKENIZE, AT_TEMPLATE,   AT_EMBED};
 enum { N_PLACES = sizeof places / sizeof places[0] };
 
 static int parse(json_t *body, enum endpoint at, struct params *p, struct fault *f) {

@@ -1,0 +1,219 @@
+"""serve_api.py - what requests may ask of the server beside text: log-probabilities of prompts, embeddings, tool calls,
+figures of a stream's course. The server itself is held by serve.py."""
+
+import base64
+import json
+import math
+import struct
+
+from harness import BOS, CONTEXT, DIM, VOCAB, claim, main
+from serve import CHAT, TEXT, serving, shared
+
+
+def scores(answer):
+    return answer["choices"][0]["logprobs"]
+
+
+# -- prompts ------------------------------------------------------------------------------------------------------
+
+@claim
+def echo_with_logprobs_scores_the_prompt():
+    s = shared()
+    ids = [BOS] + s.post("/tokenize", {"content": TEXT["prompt"]})["tokens"]
+    got = s.post("/v1/completions", {**TEXT, "echo": True, "logprobs": 2, "max_tokens": 3})
+    c, lp = got["choices"][0], scores(got)
+    n = len(ids)
+    assert c["text"].startswith(TEXT["prompt"]), c
+    assert [len(lp[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [n + 3] * 4, lp
+    assert lp["token_logprobs"][0] is None and lp["top_logprobs"][0] is None, lp
+    assert all(x <= 0 for x in lp["token_logprobs"][1:]), lp
+    assert lp["tokens"][0] == "<s>" and "".join(lp["tokens"][1:]) == c["text"], (lp, c)
+    for i in range(1, n + 3):  # each token stands where it says
+        at = lp["text_offset"][i]
+        assert c["text"][at:].startswith(lp["tokens"][i]), (i, lp)
+    # the same number that the token has as an answer to what is in front of it
+    for i in range(1, n):
+        one = s.post("/v1/completions", {"prompt": ids[:i], "max_tokens": 1, "logprobs": 2,
+                                         "logit_bias": {str(ids[i]): 100}})
+        assert scores(one)["token_logprobs"][0] == lp["token_logprobs"][i], (i, one, lp)
+    for i in range(1, n + 3):
+        top = lp["top_logprobs"][i]
+        assert lp["tokens"][i] in top and top[lp["tokens"][i]] == lp["token_logprobs"][i] and 2 <= len(top) <= 3, (i, top)
+    bare = s.post("/v1/completions", {**TEXT, "logprobs": 2, "max_tokens": 3})
+    assert scores(bare)["token_logprobs"] == lp["token_logprobs"][n:], (bare, lp)
+
+
+@claim
+def a_prompt_can_be_scored_without_an_answer():
+    s = shared()
+    got = s.post("/v1/completions", {"prompt": [[BOS, 40, 41], "One day"], "echo": True, "logprobs": 0, "max_tokens": 0, "n": 2})
+    assert [c["index"] for c in got["choices"]] == [0, 1, 2, 3] and got["usage"]["completion_tokens"] == 0, got
+    a, b = got["choices"][0], got["choices"][1]
+    assert a["logprobs"] == b["logprobs"] and a["text"] == b["text"] and len(a["logprobs"]["tokens"]) == 3, (a, b)
+    assert {c["finish_reason"] for c in got["choices"]} == {"length"}, got
+    whole = s.post("/v1/completions", {"prompt": [BOS, 40, 41, 42], "echo": True, "logprobs": 0, "max_tokens": 2})
+    assert scores(whole)["token_logprobs"][:3] == a["logprobs"]["token_logprobs"], (whole, a)
+
+
+@claim
+def a_stream_echoes_the_prompt_with_its_logprobs_first():
+    s = shared()
+    body = {**TEXT, "echo": True, "logprobs": 1, "max_tokens": 4, "n": 2, "seed": 3, "temperature": 1}
+    want = s.post("/v1/completions", body)["choices"]
+    events = s.events("/v1/completions", body)
+    assert events.pop() == "[DONE]"
+    for i in (0, 1):
+        mine = [e["choices"][0] for e in events if e["choices"][0]["index"] == i]
+        assert mine[0]["text"] == TEXT["prompt"], mine[0]
+        assert "".join(c["text"] for c in mine) == want[i]["text"], (mine, want[i])
+        for k in ("tokens", "token_logprobs", "text_offset"):
+            assert sum((c["logprobs"][k] for c in mine if c["logprobs"]), []) == want[i]["logprobs"][k], (k, mine, want[i])
+
+
+@claim
+def prompt_logprobs_have_the_shape_of_vllms():
+    s = shared()
+    ids = [BOS] + s.post("/tokenize", {"content": TEXT["prompt"]})["tokens"]
+    c = s.post("/v1/completions", {**TEXT, "prompt_logprobs": 3, "logprobs": 1, "max_tokens": 2})["choices"][0]
+    told = c["prompt_logprobs"]
+    assert len(told) == len(ids) and told[0] is None, told
+    echoed = scores(s.post("/v1/completions", {**TEXT, "echo": True, "logprobs": 0, "max_tokens": 0}))
+    for i in range(1, len(ids)):
+        mine = told[i][str(ids[i])]
+        assert mine["logprob"] == echoed["token_logprobs"][i] and mine["decoded_token"] == echoed["tokens"][i], (i, mine)
+        assert sorted(e["rank"] for e in told[i].values() if e["rank"]) == [1, 2, 3] and 3 <= len(told[i]) <= 4, told[i]
+    assert len(c["logprobs"]["tokens"]) == 2 and len(c["logprobs"]["top_logprobs"][0]) == 1, c
+    chat = s.post("/v1/chat/completions", {**CHAT, "prompt_logprobs": 0})
+    assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"] and "prompt_logprobs" not in chat["choices"][0], chat
+    e = s.post("/v1/completions", {**TEXT, "prompt_logprobs": 1, "stream": True}, status=400)["error"]
+    assert e["param"] == "prompt_logprobs", e
+
+
+@claim
+def scores_are_the_same_alone_beside_others_and_after_the_cache():
+    s = shared()
+    body = {"prompt": "the cat and the dog went to the big park and found a red ball", "echo": True, "logprobs": 2, "max_tokens": 2}
+    alone = s.post("/v1/completions", body)
+    assert alone["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, alone
+    again = s.post("/v1/completions", body)
+    assert again["choices"] == alone["choices"], (again, alone)
+    many = s.post("/v1/completions", {**body, "prompt": [body["prompt"], TEXT["prompt"]] * 6})
+    assert [c["logprobs"] for c in many["choices"][::2]] == [scores(alone)] * 6
+
+
+@claim
+def a_prompt_is_computed_anew_if_the_request_says_so():
+    s = shared()
+    body = {"prompt": "Then Tom saw a bird and a fish in the lake", "max_tokens": 2}
+    first, second = s.post("/v1/completions", body), s.post("/v1/completions", body)
+    fresh = s.post("/v1/completions", {**body, "cache_prompt": False})
+    salted = s.post("/v1/completions", {**body, "cache_salt": "a"})
+    cached = [x["usage"]["prompt_tokens_details"]["cached_tokens"] for x in (second, fresh, salted)]
+    assert cached[0] == second["usage"]["prompt_tokens"] - 1 and cached[1:] == [0, 0], cached
+    assert first["choices"] == second["choices"] == fresh["choices"] == salted["choices"]
+
+
+# -- the course of an answer --------------------------------------------------------------------------------------
+
+@claim
+def tokens_come_with_their_ids():
+    s = shared()
+    c = s.post("/v1/completions", {**TEXT, "return_tokens": True})["choices"][0]
+    assert len(c["tokens"]) == 12 and s.post("/detokenize", {"tokens": c["tokens"]})["content"] == c["text"], c
+    events = s.events("/v1/completions", {**TEXT, "return_tokens": True})
+    assert sum((e["choices"][0].get("tokens", []) for e in events[:-1]), []) == c["tokens"], events
+    assert "tokens" not in s.post("/v1/completions", TEXT)["choices"][0]
+    got = s.post("/v1/completions", {**TEXT, "max_tokens": 5, "stop_token_ids": [c["tokens"][3]], "return_tokens": True})["choices"][0]
+    want = c["tokens"][:c["tokens"].index(c["tokens"][3])]
+    assert (got["tokens"], got["finish_reason"]) == (want, "stop"), (got, c)
+    longer = s.post("/v1/completions", {**TEXT, "stop_token_ids": [c["tokens"][3]], "min_tokens": 12, "return_tokens": True})
+    assert len(longer["choices"][0]["tokens"]) == 12 and c["tokens"][3] not in longer["choices"][0]["tokens"], longer
+
+
+@claim
+def special_tokens_are_shown_if_asked_for():
+    s = shared()
+    body = {**TEXT, "max_tokens": 3, "logit_bias": {"3": 100}, "ignore_eos": True}
+    assert s.post("/v1/completions", body)["choices"][0]["text"] == ""
+    got = s.post("/v1/completions", {**body, "skip_special_tokens": False})["choices"][0]["text"]
+    assert got == "<|im_start|>" * 3, got
+
+
+@claim
+def a_stream_tells_how_far_the_prompt_was_read():
+    with serving("-b", 16, "-np", 1) as s:
+        body = {"prompt": [BOS] + [40 + i % 60 for i in range(99)], "max_tokens": 3}
+        events = s.events("/v1/completions", {**body, "return_progress": True, "timings_per_token": True})
+        assert events.pop() == "[DONE]"
+        told = [e["prompt_progress"] for e in events if "prompt_progress" in e]
+        rest = [e for e in events if "prompt_progress" not in e]
+        assert told and all(e["choices"] == [] for e in events[:len(told)]), events
+        done = [p["processed"] for p in told]
+        assert done == sorted(set(done)) and done[-1] <= 100 and all(p["total"] == 100 and p["cache"] == 0 for p in told), told
+        assert all(e["timings"]["prompt_n"] == 100 for e in rest), rest
+        assert [e["timings"]["predicted_n"] for e in rest][-1] == 3, rest
+        plain = s.events("/v1/completions", body)
+        assert not any("prompt_progress" in e for e in plain[:-1]) and "timings" not in plain[0], plain
+
+
+# -- embeddings ---------------------------------------------------------------------------------------------------
+
+@claim
+def embeddings_are_unit_vectors_that_do_not_depend_on_company():
+    s = shared()
+    texts = ["the cat and the dog", "One day Tom ran", "a big ship " * 30, "the cat"]
+    alone = [s.post("/v1/embeddings", {"input": t})["data"][0]["embedding"] for t in texts]
+    for v in alone:
+        assert len(v) == DIM and abs(math.sqrt(sum(x * x for x in v)) - 1) < 1e-5, v[:4]
+    assert alone[0] != alone[1]
+    got = s.post("/v1/embeddings", {"input": texts * 20, "model": "model-chat", "user": "x"})
+    assert [d["index"] for d in got["data"]] == list(range(80)) and got["object"] == "list", got["data"][0]
+    assert [d["embedding"] for d in got["data"]] == alone * 20
+    ids = [[BOS] + s.post("/tokenize", {"content": t})["tokens"] for t in texts]
+    assert [d["embedding"] for d in s.post("/v1/embeddings", {"input": ids})["data"]] == alone
+    one = s.post("/v1/embeddings", {"input": ids[0]})
+    assert one["data"][0]["embedding"] == alone[0] and one["usage"] == {"prompt_tokens": len(ids[0]), "total_tokens": len(ids[0])}
+    coded = s.post("/v1/embeddings", {"input": texts, "encoding_format": "base64"})["data"]
+    for c, v in zip(coded, alone):
+        assert list(struct.unpack(f"<{DIM}f", base64.b64decode(c["embedding"], validate=True))) == \
+            [struct.unpack("<f", struct.pack("<f", x))[0] for x in v]
+    same = s.post("/api/embed", {"model": "model-chat:latest", "input": texts})
+    assert same["embeddings"] == alone and same["prompt_eval_count"] == sum(map(len, ids)), same["prompt_eval_count"]
+
+
+@claim
+def embeddings_are_the_mean_of_hidden_states():
+    s = shared()
+    one = [s.post("/v1/embeddings", {"input": [40]})["data"][0]["embedding"], s.post("/v1/embeddings", {"input": [41]})["data"][0]["embedding"]]
+    assert s.post("/v1/embeddings", {"input": [40, 40]})["data"][0]["embedding"] != one[1]
+    s.post("/v1/completions", {"prompt": [40, 41, 42], "max_tokens": 4})  # what is in the cache changes nothing
+    assert s.post("/v1/embeddings", {"input": [40]})["data"][0]["embedding"] == one[0]
+
+
+@claim
+def wrong_requests_for_embeddings_name_their_parameter():
+    s = shared()
+    for body, param in (({}, "input"), ({"input": []}, "input"), ({"input": ""}, "input"), ({"input": ["a", []]}, "input"), ({"input": 5}, "input"),
+                        ({"input": [VOCAB]}, "input"), ({"input": [[1, "a"]]}, "input"), ({"input": [{}]}, "input"),
+                        ({"input": "a", "dimensions": DIM // 2}, "dimensions"), ({"input": "a", "dimensions": 0}, "dimensions"),
+                        ({"input": "a", "encoding_format": "hex"}, "encoding_format"), ({"input": ["a"] * 2049}, "input")):
+        e = s.post("/v1/embeddings", body, status=400)["error"]
+        assert e["param"] == param and e["type"] == "invalid_request_error", (body if len(str(body)) < 99 else "", e)
+    assert s.post("/v1/embeddings", {"input": "a", "dimensions": DIM})["data"]
+    e = s.post("/v1/embeddings", {"input": [1] * CONTEXT}, status=400)["error"]
+    assert e["type"] == "exceed_context_size_error" and e["n_ctx"] == CONTEXT, e
+    assert s.post("/v1/embeddings", {"input": "a", "model": "other"}, status=404)["error"]["code"] == "model_not_found"
+    assert isinstance(s.post("/api/embed", {"input": 5}, status=400)["error"], str)
+
+
+@claim
+def many_inputs_pass_a_queue_that_holds_few():
+    with serving("-np", 2, "--max-queue", 3) as s:
+        got = s.post("/v1/embeddings", {"input": ["the cat", "a dog"] * 50})["data"]
+        assert len(got) == 100 and len({json.dumps(d["embedding"]) for d in got}) == 2
+        assert s.metric('pumice_sequences_ended_total{reason="length"}') == 100
+        assert s.metric("pumice_prompt_tokens_total") > 0
+
+
+if __name__ == "__main__":
+    main()
