@@ -1,12 +1,8 @@
 /* bench.c - `bench`: prefill and decode speed of a shape or a model, beside this machine's limits.
  *
  * Every sample is taken between two probes of bandwidth and arithmetic, because both move within
- * seconds on a shared machine; a row's fraction is the median of the samples' own fractions.  The
- * least time a step can take is
- *     max(bytes read / bandwidth, operations / peak)
- * with bytes = the weights once, plus the KV of each sequence; operations = two per weight and
- * token (the head only for rows that give logits) plus four per component of each attended key. */
-#include <math.h>
+ * seconds on a shared machine; a row's fraction is the median of the samples' own fractions, and a
+ * sample's is the least time that its steps can take (rig.h) over the time they took. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -17,12 +13,8 @@
 #include "cmd/bench.h"
 #include "cmd/cmd.h"
 #include "cmd/gstack.h"
-#include "cmd/probe.h"
-#include "model/run.h"
+#include "cmd/rig.h"
 #include "num/kern.h"
-
-#define CHUNK 512 /* prompt tokens per step, as llama-bench's default ubatch */
-#define MAX_REPEAT 99
 
 enum form { FORM_MD, FORM_CSV, FORM_JSON };
 
@@ -33,90 +25,37 @@ struct bench {
     int repeat;
     bool json, help;
     enum form form;
+    enum dtype kv; /* DT_NONE = what suits the weights */
     bool left_out; /* a test that the model has no positions for */
     /* state */
     struct probe *probe;
     json_t *limits, *rows;
 };
 
-struct rig { /* one loaded model on one pool */
-    const struct bench *b;
-    const struct model *m;
-    struct pool *pool;
-    struct run *run;
-    struct kv *kv;
-    float *logits;
-    int32_t *ids;
-    int n_batch, n_ctx;
-    const char *shape, *dtype; /* as asked for */
+struct test { /* "tg64@128x16": 64 tokens generated behind 128 in each of 16 sequences */
+    bool decode;
+    int n;
+    int depth, batch; /* -1 = those of the lists */
 };
 
-/* -- work and its limits ----------------------------------------------------------------------- */
-
-static double mat_weights(const struct mat *m) {
-    return m->data ? (double)m->rows * m->cols : 0;
-}
-
-static double layers_sum(const struct model *m, double (*of)(const struct mat *)) {
-    double sum = 0;
-    for (int i = 0; i < m->cfg.n_layer; i++) {
-        const struct layer *l = &m->layer[i];
-        sum += of(&l->wq) + of(&l->wk) + of(&l->wv) + of(&l->wo) + of(&l->gate) + of(&l->up) +
-               of(&l->down);
-    }
-    return sum;
-}
-
-static double mat_bytes(const struct mat *m) {
-    return m->data ? (double)m->rows * (double)dtype_row_bytes(m->type, m->cols) : 0;
-}
-
-struct rates { /* what the machine can do just now, per second */
-    double read, ops;
-};
-
-static struct rates rates_now(const struct rig *r) {
-    return (struct rates){probe_read_rate(r->b->probe, r->pool),
-                          probe_ops_rate(r->pool, r->m->layer[0].wq.type)};
-}
-
-/* Least seconds for a step of n tokens in each of `batch` sequences that stand at position pos. */
-static double step_limit(const struct rig *r, struct rates rate, int batch, int pos, int n) {
-    const struct cfg *c = &r->m->cfg;
-    double past = pos + n / 2.0; /* mean number of keys a token attends to */
-    double bytes = layers_sum(r->m, mat_bytes) + mat_bytes(&r->m->head) +
-                   (double)batch * past * (double)kv_token_bytes(c, kv_type(r->kv));
-    double ops = 2 * layers_sum(r->m, mat_weights) * n * batch +
-                 2 * mat_weights(&r->m->head) * batch +
-                 4.0 * c->n_layer * c->n_head * c->head_dim * past * n * batch;
-    return fmax(bytes / rate.read, ops / rate.ops);
-}
-
-static void step(struct rig *r, int pos, int n) {
-    struct span span[256];
-    struct batch b = {span, 0};
-    struct err err = {0};
-    for (int s = 0; s < r->n_batch; s++)
-        span[b.n_span++] = (struct span){s, pos, n, r->ids + pos, WANT_LAST};
-    if (run_step(r->run, r->kv, &b, r->logits, &err)) {
-        fprintf(stderr, "pumice: bug: bench step refused: %s\n", err.msg);
-        abort();
-    }
-}
-
-/* One sample: n tokens in steps of `chunk` from position `depth`; seconds, and the least they could
- * be. */
-static double sample(struct rig *r, int depth, int n, int chunk, double *limit) {
-    struct rates before = rates_now(r);
+/* One sample: the test's tokens from position `depth`; seconds, and the least they could be. */
+static double sample(struct bench *b, struct rig *r, const struct test *t, double *limit) {
+    int chunk = t->decode ? 1 : rig_chunk(r);
+    struct rates before = rig_rates(r, b->probe);
     int64_t t0 = clock_us();
-    for (int at = 0; at < n; at += chunk)
-        step(r, depth + at, n - at < chunk ? n - at : chunk);
+    for (int at = 0; at < t->n; at += chunk) {
+        int n = t->n - at < chunk ? t->n - at : chunk;
+        rig_step(r, t->depth + at, n, t->decode || at + n == t->n);
+    }
     double seconds = (double)(clock_us() - t0) / 1e6;
-    struct rates after = rates_now(r);
-    struct rates mean = {(before.read + after.read) / 2, (before.ops + after.ops) / 2};
+    struct rates mean = rates_mean(before, rig_rates(r, b->probe));
     *limit = 0;
-    for (int at = 0; at < n; at += chunk)
-        *limit += step_limit(r, mean, r->n_batch, depth + at, n - at < chunk ? n - at : chunk);
+    for (int at = 0; at < t->n; at += chunk) {
+        int n = t->n - at < chunk ? t->n - at : chunk;
+        struct work w = {0};
+        work_add(&w, r, t->depth + at, n, t->decode || at + n == t->n);
+        *limit += work_least(&w, &mean);
+    }
     return seconds;
 }
 
@@ -152,79 +91,98 @@ static void add_row(struct bench *b, json_t *row) {
     if (b->form != FORM_MD)
         return;
     if (json_array_size(b->rows) == 1)
-        printf(
-            "\n| shape | dtype | test | threads | batch | depth | tok/s | min..max | of limit |\n"
-            "|---|---|---|--:|--:|--:|--:|--:|--:|\n");
+        printf("\n| shape | dtype | test | threads | batch | depth | tok/s | min..max | each | of "
+               "limit |\n|---|---|---|--:|--:|--:|--:|--:|--:|--:|\n");
     json_int_t threads = json_integer_value(json_object_get(row, "threads"));
     json_int_t batch = json_integer_value(json_object_get(row, "batch"));
     json_int_t depth = json_integer_value(json_object_get(row, "depth"));
-    printf("| %s | %s | %s | %lld | %lld | %lld | %.1f | %.1f..%.1f | %.0f %% |\n",
+    printf("| %s | %s | %s | %lld | %lld | %lld | %.1f | %.1f..%.1f | %.1f | %.0f %% |\n",
            json_string_value(json_object_get(row, "shape")),
            json_string_value(json_object_get(row, "dtype")),
            json_string_value(json_object_get(row, "test")), (long long)threads, (long long)batch,
            (long long)depth, json_real_value(json_object_get(row, "tok_per_s")),
            json_real_value(json_object_get(row, "tok_per_s_min")),
            json_real_value(json_object_get(row, "tok_per_s_max")),
+           json_real_value(json_object_get(row, "tok_per_s_each")),
            100 * json_real_value(json_object_get(row, "limit_fraction")));
     fflush(stdout);
 }
 
-/* "pp512" or "tg128": prompt or generation, and how many tokens. */
-static int parse_test(const char *test, bool *decode, int *n, struct err *err) {
-    char *end = NULL;
-    long v = strlen(test) > 2 ? strtol(test + 2, &end, 10) : 0;
-    *decode = strncmp(test, "tg", 2) == 0;
-    if ((!*decode && strncmp(test, "pp", 2) != 0) || v < 1 || v > 1 << 20 || *end)
-        return err_set(err, E_USAGE, "--test %s: not ppN or tgN with N in 1..1048576", test);
-    *n = (int)v;
-    return 0;
+/* A number at *p up to `most`, not below `least`, behind the letter; *p moves behind it.  Without
+ * the letter -1. */
+static bool test_number(const char **p, char letter, int least, int most, int *out) {
+    *out = -1;
+    if (**p != letter)
+        return true;
+    char *end;
+    long v = (*p)[1] >= '0' && (*p)[1] <= '9' ? strtol(*p + 1, &end, 10) : -1;
+    if (v < least || v > most)
+        return false;
+    *out = (int)v;
+    *p = end;
+    return true;
 }
 
-static int run_test(struct bench *b, struct rig *r, const char *test, int depth, struct err *err) {
-    bool decode = false;
-    int n = 0, rc = -1;
-    if (parse_test(test, &decode, &n, err))
-        return -1;
-    int chunk = decode ? 1 : n < CHUNK ? n : CHUNK, fill = depth < CHUNK ? depth : CHUNK;
-    int widest = chunk > fill ? chunk : fill;
-    r->n_ctx = depth + n;
-    if (r->m->cfg.learned_pos && r->n_ctx > r->m->cfg.max_ctx) {
-        log_warn("%s: --test %s left out: depth %d + %d tokens exceed the model's %d positions",
-                 r->shape, test, depth, n, r->m->cfg.max_ctx);
-        b->left_out = true;
+static int parse_test(const char *text, struct test *t, struct err *err) {
+    const char *p = text + 1;
+    t->decode = strncmp(text, "tg", 2) == 0;
+    if ((t->decode || strncmp(text, "pp", 2) == 0) &&
+        test_number(&p, t->decode ? 'g' : 'p', 1, 1 << 20, &t->n) &&
+        test_number(&p, '@', 0, 1 << 20, &t->depth) &&
+        test_number(&p, 'x', 1, RIG_BATCH, &t->batch) && !*p)
         return 0;
-    }
-    enum dtype kv = b->kv_dtype ? kv_parse(b->kv_dtype) : kv_default(r->m->head.type);
-    r->kv = kv_open(&r->m->cfg, r->n_batch, r->n_ctx, kv, err);
-    r->run = r->kv ? run_new(r->m, r->pool, widest * r->n_batch, r->n_ctx, err) : NULL;
-    r->logits = mem_array((size_t)r->n_batch * r->m->cfg.vocab, sizeof *r->logits);
-    r->ids = mem_array((size_t)r->n_ctx, sizeof *r->ids);
-    if (!r->run)
-        goto out;
-    for (int i = 0; i < r->n_ctx; i++)
-        r->ids[i] = (int32_t)((i * 7919u + 13) % (unsigned)r->m->cfg.vocab);
-    for (int at = 0; at < depth; at += CHUNK)
-        step(r, at, depth - at < CHUNK ? depth - at : CHUNK);
-    double rate[MAX_REPEAT], fraction[MAX_REPEAT];
-    sample(r, depth, decode && n > 16 ? 16 : n, chunk, &fraction[0]); /* warm-up */
+    return err_set(err, E_USAGE,
+                   "--test %.60s: not ppN or tgN with N in 1..1048576, perhaps @DEPTH up to "
+                   "1048576, perhaps xBATCH up to %d",
+                   text, RIG_BATCH);
+}
+
+struct sweep { /* the nested loops: shape, dtype, threads, test, batch, depth */
+    struct bench *b;
+    const char *shape, *dtype; /* as asked for */
+    struct model *m;
+    struct pool *pool;
+    struct test test; /* depth and batch of the row in hand */
+};
+
+static json_t *measure(const struct sweep *s, struct rig *r) {
+    struct bench *b = s->b;
+    const struct test *t = &s->test;
+    struct test warm = *t;
+    double rate[RIG_REPEAT], fraction[RIG_REPEAT];
+    char name[16];
+    snprintf(name, sizeof name, "%s%d", t->decode ? "tg" : "pp", t->n);
+    warm.n = t->decode && t->n > 16 ? 16 : t->n;
+    sample(b, r, &warm, &fraction[0]);
     for (int i = 0; i < b->repeat; i++) {
-        double limit, seconds = sample(r, depth, n, chunk, &limit);
-        rate[i] = n * r->n_batch / seconds;
+        double limit, seconds = sample(b, r, t, &limit);
+        rate[i] = t->n * r->n_batch / seconds;
         fraction[i] = limit / seconds;
     }
     double mid = median(rate, b->repeat);
-    add_row(b, json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:i,s:s}", "test", test, "shape",
-                         r->shape, "dtype", r->dtype, "threads", pool_size(r->pool), "batch",
-                         r->n_batch, "depth", depth, "tok_per_s", mid, "tok_per_s_min", rate[0],
-                         "tok_per_s_max", rate[b->repeat - 1], "limit_fraction",
-                         median(fraction, b->repeat), "repeat", b->repeat, "kv_dtype",
-                         dtype_info(kv)->name));
-    rc = 0;
-out:
-    free(r->ids);
-    free(r->logits);
-    run_free(r->run);
-    kv_close(r->kv);
+    return json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:i,s:s}", "test", name, "shape",
+                     s->shape, "dtype", s->dtype, "threads", pool_size(r->pool), "batch",
+                     r->n_batch, "depth", t->depth, "tok_per_s", mid, "tok_per_s_min", rate[0],
+                     "tok_per_s_max", rate[b->repeat - 1], "tok_per_s_each", mid / r->n_batch,
+                     "limit_fraction", median(fraction, b->repeat), "repeat", b->repeat, "kv_dtype",
+                     dtype_info(kv_type(r->kv))->name);
+}
+
+static int run_test(const struct sweep *s, struct err *err) {
+    const struct test *t = &s->test;
+    struct rig r = {.m = s->m, .pool = s->pool, .n_batch = t->batch, .n_ctx = t->depth + t->n};
+    int rc = 0;
+    if (s->m->cfg.learned_pos && r.n_ctx > s->m->cfg.max_ctx) {
+        log_warn("%s: --test %s%d left out: depth %d + %d tokens exceed the model's %d positions",
+                 s->shape, t->decode ? "tg" : "pp", t->n, t->depth, t->n, s->m->cfg.max_ctx);
+        s->b->left_out = true;
+        return 0;
+    }
+    if (!(rc = rig_open(&r, s->b->kv, err))) {
+        rig_fill(&r, t->depth);
+        add_row(s->b, measure(s, &r));
+    }
+    rig_close(&r);
     return rc;
 }
 
@@ -240,14 +198,6 @@ int bench_each(const char *list, int (*fn)(void *ud, const char *item, struct er
     return rc;
 }
 
-struct sweep { /* the nested loops: shape, dtype, threads, batch, depth, test */
-    struct bench *b;
-    const char *shape, *dtype;
-    struct model *m;
-    struct rig rig;
-    int depth;
-};
-
 int bench_number(const char *flag, const char *item, int lo, int hi, int *out, struct err *err) {
     char *end;
     long v = strtol(item, &end, 10);
@@ -257,23 +207,33 @@ int bench_number(const char *flag, const char *item, int lo, int hi, int *out, s
     return 0;
 }
 
-static int on_test(void *ud, const char *item, struct err *err) {
-    struct sweep *s = ud;
-    return run_test(s->b, &s->rig, item, s->depth, err);
-}
-
 static int on_depth(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
-    if (bench_number("--depth", item, 0, 1 << 20, &s->depth, err))
+    if (bench_number("--depth", item, 0, 1 << 20, &s->test.depth, err))
         return -1;
-    return bench_each(s->b->tests, on_test, s, err);
+    return run_test(s, err);
+}
+
+static int at_depths(struct sweep *s, int own, struct err *err) {
+    s->test.depth = own;
+    return own >= 0 ? run_test(s, err) : bench_each(s->b->depths, on_depth, s, err);
 }
 
 static int on_batch(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
-    if (bench_number("--batch", item, 1, 256, &s->rig.n_batch, err))
+    int own = s->test.depth;
+    if (bench_number("--batch", item, 1, RIG_BATCH, &s->test.batch, err) || at_depths(s, own, err))
         return -1;
-    return bench_each(s->b->depths, on_depth, s, err);
+    s->test.depth = own;
+    return 0;
+}
+
+static int on_test(void *ud, const char *item, struct err *err) {
+    struct sweep *s = ud;
+    if (parse_test(item, &s->test, err))
+        return -1;
+    return s->test.batch > 0 ? at_depths(s, s->test.depth, err)
+                             : bench_each(s->b->batches, on_batch, s, err);
 }
 
 static int on_threads(void *ud, const char *item, struct err *err) {
@@ -281,10 +241,9 @@ static int on_threads(void *ud, const char *item, struct err *err) {
     int n = 1;
     if (bench_number("--threads", item, 1, 64, &n, err))
         return -1;
-    struct pool *pool = pool_new(n);
-    s->rig = (struct rig){.b = s->b, .m = s->m, .pool = pool, .shape = s->shape, .dtype = s->dtype};
-    int rc = bench_each(s->b->batches, on_batch, s, err);
-    pool_free(pool);
+    s->pool = pool_new(n);
+    int rc = bench_each(s->b->tests, on_test, s, err);
+    pool_free(s->pool);
     return rc;
 }
 
@@ -310,6 +269,57 @@ static int on_shape(void *ud, const char *item, struct err *err) {
     struct sweep *s = ud;
     s->shape = item;
     return bench_each(s->b->dtypes, on_dtype, s, err);
+}
+
+/* -- what can be refused before minutes have passed -------------------------------------------- */
+
+static int check_shape(void *ud, const char *item, struct err *err) {
+    struct cfg c;
+    (void)ud;
+    return cfg_shape(&c, item, err);
+}
+
+static int check_dtype(void *ud, const char *item, struct err *err) {
+    enum dtype t;
+    (void)ud;
+    return cmd_dtype(item, &t, err);
+}
+
+static int check_test(void *ud, const char *item, struct err *err) {
+    struct test t;
+    (void)ud;
+    return parse_test(item, &t, err);
+}
+
+struct range { /* of the numbers that a flag takes */
+    const char *flag;
+    int lo, hi;
+};
+
+static int check_number(void *ud, const char *item, struct err *err) {
+    const struct range *r = ud;
+    int n;
+    return bench_number(r->flag, item, r->lo, r->hi, &n, err);
+}
+
+static int check_lists(struct bench *b, struct err *err) {
+    struct range threads = {"--threads", 1, 64}, batch = {"--batch", 1, RIG_BATCH};
+    struct range depth = {"--depth", 0, 1 << 20};
+    if (b->model && b->shapes)
+        return err_set(err, E_USAGE, "bench: --model and --shape exclude each other");
+    b->shapes = b->shapes ? b->shapes : "168m";
+    b->dtypes = b->dtypes ? b->dtypes : b->model ? "native" : "bf16,q8_0,q4_0";
+    b->kv = DT_NONE;
+    if (b->kv_dtype && cmd_kv_dtype(b->kv_dtype, &b->kv, err))
+        return -1;
+    return bench_each(b->shapes, check_shape, NULL, err) ||
+                   bench_each(b->dtypes, check_dtype, NULL, err) ||
+                   bench_each(b->tests, check_test, NULL, err) ||
+                   bench_each(b->threads, check_number, &threads, err) ||
+                   bench_each(b->batches, check_number, &batch, err) ||
+                   bench_each(b->depths, check_number, &depth, err)
+               ? -1
+               : 0;
 }
 
 /* -- limits and output ------------------------------------------------------------------------- */
@@ -381,8 +391,7 @@ static int find_form(struct bench *b, struct err *err) {
 
 static int speed(struct bench *b, struct err *err) {
     struct sweep s = {.b = b, .shape = b->model};
-    enum dtype kv;
-    if (find_form(b, err) || cmd_kv_dtype(b->kv_dtype, &kv, err))
+    if (find_form(b, err) || check_lists(b, err))
         return -1;
     if (b->model && strrchr(b->model, '/'))
         s.shape = strrchr(b->model, '/') + 1;
@@ -421,7 +430,7 @@ static int tokenize_speed(struct bench *b, struct err *err) {
     struct buf text = {0};
     struct ids ids = {0};
     struct model_info info = {0};
-    double rate[MAX_REPEAT];
+    double rate[RIG_REPEAT];
     int rc = -1;
     struct tok *t = file_is_dir(b->model) ? tok_open(b->model, err) : NULL;
     if (!t && (file_is_dir(b->model) || model_peek(b->model, &info, err)))
@@ -467,7 +476,6 @@ out:
 int cmd_bench(int argc, char **argv) {
     struct err err = {0};
     struct bench b = {.dtypes = NULL,
-                      .shapes = "168m",
                       .tests = "pp512,tg128",
                       .threads = "1,2",
                       .batches = "1",
@@ -498,13 +506,14 @@ int cmd_bench(int argc, char **argv) {
          .help =
              "keys and values: f32, f16, bf16 or int8 (default: f32 for f32 weights, else bf16)"},
         {"test", 0, NULL, OPT_STR, &b.tests, .arg = "LIST",
-         .help = "ppN = a prompt of N tokens, tgN = N generated (default pp512,tg128)"},
+         .help = "ppN = a prompt of N tokens, tgN = N generated; then perhaps @DEPTH and xBATCH, "
+                 "such as tg64@128x16 (default pp512,tg128)"},
         {"threads", 't', NULL, OPT_STR, &b.threads, .arg = "LIST", .help = "default 1,2"},
         {"batch", 0, NULL, OPT_STR, &b.batches, .arg = "LIST",
          .help = "sequences at a time (default 1)"},
         {"depth", 'd', "n-depth", OPT_STR, &b.depths, .arg = "LIST",
          .help = "tokens already in the KV cache (default 0)"},
-        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N",
+        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, RIG_REPEAT, "N",
          "samples; medians are printed (default 5)"},
         {"output", 'o', NULL, OPT_STR, &b.output, .arg = "FORM",
          .help = "md (default), csv or json; rows of md and csv are printed as they come"},
@@ -514,7 +523,7 @@ int cmd_bench(int argc, char **argv) {
     const struct opt tok_table[] = {
         OPTS_MODEL(&b.model),
         {"text", 'f', "file", OPT_STR, &b.text, .arg = "FILE", .help = "what to tokenise"},
-        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, MAX_REPEAT, "N", "samples (default 5)"},
+        {"repetitions", 'r', NULL, OPT_INT, &b.repeat, 1, RIG_REPEAT, "N", "samples (default 5)"},
         OPTS_JSON(&b.json),
         OPTS_HELP(&b.help),
         OPTS_END};
@@ -536,10 +545,7 @@ int cmd_bench(int argc, char **argv) {
         err_set(&err, E_USAGE, "bench tokenize: --text is missing");
     else if (tokenize)
         tokenize_speed(&b, &err);
-    else {
-        if (!b.dtypes)
-            b.dtypes = b.model ? "native" : "bf16,q8_0,q4_0";
+    else
         speed(&b, &err);
-    }
     return cmd_fail(&err);
 }

@@ -1,26 +1,16 @@
 /* profile.c - `bench profile`: where the time of a prompt and of generation goes, by operator.
  *
- * run.c takes the times (run_watch), this file knows how much work an operator is: the bytes it
- * must read from memory (weights once a step, keys and values once a sequence) and its operations
- * (two per weight and token, four per component of each attended key).  Operators that only touch
- * activations, which stay in the caches, have neither.  Each pass is timed whole, between two
- * probes of the machine, and the one of median time is shown: shares of one pass add up, medians of
- * operators would not. */
-#include <math.h>
+ * run.c takes the times (run_watch), rig.h knows how much work an operator is.  Each pass is timed
+ * whole, between two probes of the machine, and the one of median time is shown: shares of one pass
+ * add up, medians of operators would not. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
-#include "cmd/probe.h"
-#include "model/run.h"
+#include "cmd/rig.h"
 #include "model/sample.h"
 #include "num/kern.h"
-
-#define CHUNK 512 /* prompt tokens per step, as bench's */
-#define MAX_REPEAT 99
-#define MAX_BATCH 256
 
 enum { SAMPLING = RUN_OPS, OTHER, N_ROWS }; /* rows after the operators of a step */
 
@@ -38,107 +28,51 @@ struct profile {
     /* state */
     struct model *m;
     struct pool *pool;
-    struct kv *kv;
-    struct run *run;
-    float *logits;
-    int32_t *ids;
+    struct rig rig;
     struct sampler *sampler;
     struct probe *probe;
 };
 
-struct pass { /* one repetition of a phase; nanoseconds, bytes, operations */
+struct pass { /* one repetition of a phase; nanoseconds */
     int64_t total, ns[N_ROWS], wait[N_ROWS];
-    double bytes[N_ROWS], ops[N_ROWS];
-    double read, peak, attn; /* of the machine meanwhile, per second; products in the weights' type,
-                              * and in that of keys and values */
+    struct work work;
+    struct rates rates; /* of the machine meanwhile */
     int n_tok;
 };
 
-/* -- work -------------------------------------------------------------------------------------- */
-
-/* A product with n_tok tokens, of which a step reads the weights once. */
-static void add_mat(struct pass *p, int row, const struct mat *m, double n_tok) {
-    if (!m->data)
-        return;
-    p->bytes[row] += (double)m->rows * (double)dtype_row_bytes(m->type, m->cols);
-    p->ops[row] += 2.0 * m->rows * m->cols * n_tok;
-}
-
-/* A step of n tokens from position pos in each sequence. */
-static void add_work(const struct profile *f, struct pass *p, int pos, int n) {
-    const struct cfg *c = &f->m->cfg;
-    double keys = 0, reach = pos + n;
-    for (int t = 0; t < n; t++) {
-        int past = pos + t + 1;
-        keys += c->window && past > c->window ? c->window : past;
-    }
-    if (c->window && reach > c->window + n - 1)
-        reach = c->window + n - 1;
-    for (int i = 0; i < c->n_layer; i++) {
-        const struct layer *l = &f->m->layer[i];
-        const struct mat *const of[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
-        const int row[] = {RUN_QKV, RUN_QKV, RUN_QKV, RUN_O, RUN_GATE_UP, RUN_GATE_UP, RUN_DOWN};
-        for (size_t k = 0; k < sizeof row / sizeof *row; k++)
-            add_mat(p, row[k], of[k], (double)n * f->n_batch);
-    }
-    add_mat(p, RUN_HEAD, &f->m->head, f->n_batch);
-    p->bytes[RUN_ATTEND] += reach * (double)kv_token_bytes(c, kv_type(f->kv)) * f->n_batch;
-    p->ops[RUN_ATTEND] += 4.0 * c->n_layer * c->n_head * c->head_dim * keys * f->n_batch;
-}
-
-/* Least seconds for the work of a row. */
-static double row_limit(const struct pass *p, int row) {
-    double peak = row == RUN_ATTEND ? p->attn : p->peak;
-    return fmax(p->bytes[row] / p->read, p->ops[row] / peak);
-}
-
-static void add_rates(const struct profile *f, struct pass *p) {
-    p->read += probe_read_rate(f->probe, f->pool) / 2;
-    p->peak += probe_ops_rate(f->pool, f->m->layer[0].wq.type) / 2;
-    p->attn += probe_ops_rate(f->pool, kv_type(f->kv) == DT_BF16 ? DT_BF16 : DT_F32) / 2;
-}
-
 /* -- passes ------------------------------------------------------------------------------------ */
-
-static void step(struct profile *f, int pos, int n) {
-    struct span span[MAX_BATCH];
-    struct batch b = {span, 0};
-    struct err err = {0};
-    for (int s = 0; s < f->n_batch; s++)
-        span[b.n_span++] = (struct span){s, pos, n, f->ids + pos, WANT_LAST};
-    if (run_step(f->run, f->kv, &b, f->logits, &err)) {
-        fprintf(stderr, "pumice: bug: profile step refused: %s\n", err.msg);
-        abort();
-    }
-}
 
 /* n tokens of each sequence from position depth; one a step, and sampled, where they are
  * generated. */
 static void pass(struct profile *f, int n, bool generation, struct pass *p) {
-    int chunk = generation ? 1 : CHUNK;
+    struct rig *r = &f->rig;
+    int chunk = generation ? 1 : rig_chunk(r);
     struct run_times t = {0};
     *p = (struct pass){.n_tok = n * f->n_batch};
-    add_rates(f, p);
-    run_watch(f->run, &t);
+    struct rates before = rig_rates(r, f->probe);
+    run_watch(r->run, &t);
     int64_t t0 = clock_ns();
     for (int at = 0; at < n; at += chunk) {
-        step(f, f->depth + at, n - at < chunk ? n - at : chunk);
+        int now = n - at < chunk ? n - at : chunk;
+        rig_step(r, f->depth + at, now, generation || at + now == n);
         int64_t since = clock_ns();
         for (int s = 0; generation && s < f->n_batch; s++)
-            sampler_next(f->sampler, f->logits + (size_t)s * (size_t)f->m->cfg.vocab);
+            sampler_next(f->sampler, r->logits + (size_t)s * (size_t)f->m->cfg.vocab);
         p->ns[SAMPLING] += generation ? clock_ns() - since : 0;
     }
     p->total = clock_ns() - t0;
-    run_watch(f->run, NULL);
-    add_rates(f, p);
+    run_watch(r->run, NULL);
+    p->rates = rates_mean(before, rig_rates(r, f->probe));
     p->ns[OTHER] = p->total - p->ns[SAMPLING];
     for (int i = 0; i < RUN_OPS; i++) {
         p->ns[i] = t.ns[i];
         p->wait[i] = t.wait[i];
         p->ns[OTHER] -= t.ns[i];
     }
-    for (int at = 0; at < n; at += chunk)
-        add_work(f, p, f->depth + at, n - at < chunk ? n - at : chunk);
+    for (int at = 0; at < n; at += chunk) {
+        int now = n - at < chunk ? n - at : chunk;
+        work_add(&p->work, r, f->depth + at, now, generation || at + now == n);
+    }
 }
 
 static int by_total(const void *a, const void *b) {
@@ -149,29 +83,34 @@ static int by_total(const void *a, const void *b) {
 /* -- output ------------------------------------------------------------------------------------ */
 
 static json_t *row_json(const struct pass *p, int row) {
-    double seconds = (double)p->ns[row] / 1e9;
+    double seconds = (double)p->ns[row] / 1e9, ops = 0;
     json_t *j =
         json_pack("{s:s,s:f,s:f,s:f}", "operator", row_name[row], "ms", seconds * 1e3, "share",
                   (double)p->ns[row] / (double)p->total, "wait_ms", (double)p->wait[row] / 1e6);
-    bool work = p->ops[row] > 0 && p->ns[row] > 0;
+    for (int a = 0; row < RUN_OPS && a < N_ARITH; a++)
+        ops += p->work.ops[row][a];
+    bool work = ops > 0 && p->ns[row] > 0;
     json_object_set_new(j, "gb_per_s",
-                        work ? json_real(p->bytes[row] / seconds / 1e9) : json_null());
-    json_object_set_new(j, "gops", work ? json_real(p->ops[row] / seconds / 1e9) : json_null());
+                        work ? json_real(p->work.bytes[row] / seconds / 1e9) : json_null());
+    json_object_set_new(j, "gops", work ? json_real(ops / seconds / 1e9) : json_null());
     json_object_set_new(j, "limit_fraction",
-                        work ? json_real(row_limit(p, row) / seconds) : json_null());
+                        work ? json_real(work_of(&p->work, row, &p->rates) / seconds)
+                             : json_null());
     return j;
 }
 
 static json_t *phase_json(const struct profile *f, const struct pass *p, bool generation) {
     json_t *rows = json_array();
+    double peak = p->rates.ops[arith_of_weights(f->m->layer[0].wq.type)];
+    double attention = p->rates.ops[arith_of_kv(kv_type(f->rig.kv))];
     for (int i = 0; i < N_ROWS; i++)
         if (p->ns[i] || i == OTHER)
             json_array_append_new(rows, row_json(p, i));
     return json_pack("{s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:o}", "phase",
                      generation ? "generation" : "prompt", "tokens", p->n_tok, "batch", f->n_batch,
                      "depth", f->depth, "ms", (double)p->total / 1e6, "tok_per_s",
-                     p->n_tok * 1e9 / (double)p->total, "read_gb_per_s", p->read / 1e9, "peak_gops",
-                     p->peak / 1e9, "attention_gops", p->attn / 1e9, "rows", rows);
+                     p->n_tok * 1e9 / (double)p->total, "read_gb_per_s", p->rates.read / 1e9,
+                     "peak_gops", peak / 1e9, "attention_gops", attention / 1e9, "rows", rows);
 }
 
 static void print_cell(const json_t *row, const char *key, const char *format, double scale) {
@@ -214,8 +153,7 @@ static void print_phase(const json_t *phase) {
 static int prepare(struct profile *f, struct err *err) {
     struct cfg c;
     struct model_opts o = {.no_tokenizer = true};
-    int n = f->n_prompt > f->n_gen ? f->n_prompt : f->n_gen, n_ctx = f->depth + n;
-    int widest = f->depth > f->n_prompt ? f->depth : f->n_prompt;
+    int n_ctx = f->depth + (f->n_prompt > f->n_gen ? f->n_prompt : f->n_gen);
     if (cmd_dtype(f->dtype, &o.dtype, err) || (!f->model && cfg_shape(&c, f->shape, err)))
         return -1;
     if (!f->model && o.dtype == DT_NONE)
@@ -228,33 +166,22 @@ static int prepare(struct profile *f, struct err *err) {
     if (mc->learned_pos && n_ctx > mc->max_ctx)
         return err_set(err, E_USAGE, "bench profile: %d positions exceed the model's %d", n_ctx,
                        mc->max_ctx);
-    f->kv = kv_open(mc, f->n_batch, n_ctx, kv_default(f->m->head.type), err);
-    widest = widest < 1 ? 1 : widest < CHUNK ? widest : CHUNK;
-    f->run = f->kv ? run_new(f->m, f->pool, widest * f->n_batch, n_ctx, err) : NULL;
-    if (!f->run)
-        return -1;
     struct sampling s = sampling_default();
     f->sampler = sampler_new(&s, mc->vocab);
-    f->logits = mem_array((size_t)f->n_batch * (size_t)mc->vocab, sizeof *f->logits);
-    f->ids = mem_array((size_t)n_ctx, sizeof *f->ids);
-    for (int i = 0; i < n_ctx; i++)
-        f->ids[i] = (int32_t)((i * 7919u + 13) % (unsigned)mc->vocab);
-    return 0;
+    f->rig = (struct rig){.m = f->m, .pool = f->pool, .n_batch = f->n_batch, .n_ctx = n_ctx};
+    return rig_open(&f->rig, DT_NONE, err);
 }
 
 static void release(struct profile *f) {
-    free(f->ids);
-    free(f->logits);
+    rig_close(&f->rig);
     sampler_free(f->sampler);
-    run_free(f->run);
-    kv_close(f->kv);
     model_close(f->m);
     pool_free(f->pool);
 }
 
 /* n tokens, measured; the first pass only warms up. */
 static json_t *phase(struct profile *f, int n, bool generation) {
-    struct pass p[MAX_REPEAT + 1];
+    struct pass p[RIG_REPEAT + 1];
     for (int i = 0; i <= f->repeat; i++)
         pass(f, n, generation, &p[i]);
     qsort(p + 1, (size_t)f->repeat, sizeof *p, by_total);
@@ -266,8 +193,7 @@ static int measure(struct profile *f, struct err *err) {
     int rc = -1;
     if (prepare(f, err) || !(f->probe = probe_new(err)))
         goto out;
-    for (int at = 0; at < f->depth; at += CHUNK)
-        step(f, at, f->depth - at < CHUNK ? f->depth - at : CHUNK);
+    rig_fill(&f->rig, f->depth);
     if (f->n_prompt)
         json_array_append_new(phases, phase(f, f->n_prompt, false));
     if (f->n_gen)
@@ -308,11 +234,11 @@ int cmd_bench_profile(int argc, char **argv) {
          "tokens to generate; 0 = none (default 64)"},
         {"depth", 'd', "n-depth", OPT_INT, &f.depth, 0, 1 << 20, "N",
          "tokens already in the KV cache (default 0)"},
-        {"batch", 0, NULL, OPT_INT, &f.n_batch, 1, MAX_BATCH, "N",
+        {"batch", 0, NULL, OPT_INT, &f.n_batch, 1, RIG_BATCH, "N",
          "sequences at a time (default 1)"},
         {"threads", 't', NULL, OPT_INT, &f.n_threads, 0, 64, "N",
          "threads (default: one per processor)"},
-        {"repetitions", 'r', NULL, OPT_INT, &f.repeat, 1, MAX_REPEAT, "N",
+        {"repetitions", 'r', NULL, OPT_INT, &f.repeat, 1, RIG_REPEAT, "N",
          "passes; the median one is shown (default 5)"},
         OPTS_JSON(&f.json),
         OPTS_HELP(&f.help),
@@ -326,6 +252,8 @@ int cmd_bench_profile(int argc, char **argv) {
         f.model = argv[rest++];
     if (f.model && f.shape)
         err_set(&err, E_USAGE, "bench profile: a model and --shape exclude each other");
+    else if (!f.n_prompt && !f.n_gen)
+        err_set(&err, E_USAGE, "bench profile: -p 0 and -n 0 leave nothing to measure");
     else if (!cmd_no_more(argc, argv, rest, &err)) {
         f.shape = f.model || f.shape ? f.shape : "168m";
         measure(&f, &err);

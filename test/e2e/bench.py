@@ -1,6 +1,7 @@
 """bench.py - the contract of `bench` and `doctor`: keys, rows, refusals.  No claim is about how fast anything is."""
 
 import itertools
+import json
 import math
 import os
 import struct
@@ -10,7 +11,7 @@ from harness import (claim, copy_of, data, made, main, pumice, read_safetensors,
 
 LIMITS = ["threads", "read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops", "barrier_us"]
 ROW = ["test", "shape", "dtype", "threads", "batch", "depth", "tok_per_s", "tok_per_s_min", "tok_per_s_max",
-       "limit_fraction", "repeat", "kv_dtype"]
+       "tok_per_s_each", "limit_fraction", "repeat", "kv_dtype"]
 
 
 def bench(**lists):
@@ -27,6 +28,7 @@ def check_numbers(j):
                 assert math.isfinite(value) and value > 0, (key, entry)
     for row in j["rows"]:
         assert row["tok_per_s_min"] <= row["tok_per_s"] <= row["tok_per_s_max"], row
+        assert abs(row["tok_per_s_each"] * row["batch"] - row["tok_per_s"]) < 1e-6 * row["tok_per_s"], row
 
 
 @claim
@@ -40,7 +42,7 @@ def bench_json_has_the_documented_keys():
     assert all(row["repeat"] == 3 for row in j["rows"])
     check_numbers(j)
     assert all(isinstance(x[k], float) for x in j["limits"] for k in LIMITS[1:])
-    assert all(isinstance(x[k], float) for x in j["rows"] for k in ROW[6:10])
+    assert all(isinstance(x[k], float) for x in j["rows"] for k in ROW[6:11])
 
 
 @claim
@@ -53,6 +55,17 @@ def bench_has_a_row_for_each_combination_asked_for():
     check_numbers(j)
     j = bench(shape=["tiny"], dtype=["bf16"], threads=[2, 1], test=["tg1"], repetitions=[1])
     assert sorted(row["threads"] for row in j["rows"]) == [1, 2] and [x["threads"] for x in j["limits"]] == [2, 1]
+    check_numbers(j)
+
+
+@claim
+def bench_takes_depth_and_sequences_from_a_test_or_from_the_lists():
+    j = bench(shape=["tiny"], dtype=["bf16"], threads=[1], batch=[2, 1], depth=[0, 3], repetitions=[1],
+              test=["tg2@5x3", "pp4@7", "tg1x4", "pp2"])
+    got = [(r["test"], r["depth"], r["batch"]) for r in j["rows"]]
+    want = [("tg2", 5, 3), ("pp4", 7, 2), ("pp4", 7, 1), ("tg1", 0, 4), ("tg1", 3, 4), ("pp2", 0, 2), ("pp2", 3, 2),
+            ("pp2", 0, 1), ("pp2", 3, 1)]
+    assert got == want, got
     check_numbers(j)
 
 
@@ -71,7 +84,7 @@ def bench_prints_a_table_with_the_same_rows():
     out = pumice("bench", "--shape", "tiny", "--dtype", "f32", "--test", "pp4,tg2", "--threads", 1, "-r", 1).out
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in out.split("\n") if line.startswith("| tiny ")]
     assert [r[:6] for r in rows] == [["tiny", "f32", t, "1", "1", "0"] for t in ["pp4", "tg2"]], out
-    assert all(len(r) == 9 and float(r[6]) > 0 and r[8].endswith(" %") for r in rows), rows
+    assert all(len(r) == 10 and float(r[6]) > 0 and r[9].endswith(" %") for r in rows), rows
     for part in ["| shape | dtype | test |", "| threads | read GB/s |", "kernels "]:
         assert part in out, (part, out)
 
@@ -122,13 +135,25 @@ def bench_names_the_flag_it_cannot_take():
     for flag, value, part in [
             ("--shape", "tiny,enormous", "shape 'enormous' unknown (168m"), ("--dtype", "f32,q9_k", "--dtype: 'q9_k'"),
             ("--test", "xx5", "--test xx5: not ppN or tgN"), ("--test", "tg0", "--test tg0:"),
-            ("--test", "tg1,pp5x", "--test pp5x:"), ("--threads", "0", "--threads: '0'"),
+            ("--test", "tg1,pp5x", "--test pp5x:"), ("--test", "tg4@", "--test tg4@:"), ("--test", "tg4@-1", "--test tg4@-1:"),
+            ("--test", "tg4x0", "--test tg4x0:"), ("--test", "tg4@2x257", "--test tg4@2x257:"), ("--test", "pp4x2@3", "--test pp4x2@3:"),
+            ("--test", "pp 4", "--test pp 4:"), ("--threads", "0", "--threads: '0'"),
             ("--threads", "1,65", "--threads: '65'"), ("--threads", "two", "--threads: 'two'"),
             ("--shape", ",", "an empty list"), ("--test", "", "an empty list"), ("--batch", "257", "--batch: '257'"), ("--depth", "1e3", "--depth: '1e3'"),
             ("-r", "0", "-r: 0 is not in 1..99"), ("--sparsity", "1", "'--sparsity'")]:
         args = [x for pair in {**good, flag: value}.items() for x in pair]
         refuses(2, part, "bench", *args, "--json")
     refuses(2, "unexpected argument 'extra'", "bench", "extra")
+    refuses(2, "--model and --shape exclude each other", "bench", "--model", made(), "--shape", "tiny")
+
+
+@claim
+def bench_refuses_before_it_measures():
+    """A list's last item is looked at before the first is measured, which might take minutes."""
+    for flags, part in [(["--shape", "llama-1b,enormous"], "shape 'enormous' unknown"), (["--test", "pp1048576,tg"], "--test tg:"),
+                        (["--threads", "1,none"], "--threads: 'none'")]:
+        r = pumice("bench", *flags, status=2)
+        assert part in r.err and not r.out, (flags, r.out, r.err)
 
 
 # -- train ---------------------------------------------------------------------------------------------------------
@@ -260,12 +285,49 @@ def profile_counts_the_work_of_a_product():
 
 
 @claim
+def profile_counts_the_work_of_a_batch():
+    """Of `tiny` (2 layers, 4 heads of 16, 2 of them for keys) in bfloat16: weights once, the rest for each sequence."""
+    def work(*flags):
+        j = pumice("bench", "profile", "--shape", "tiny", "-r", 1, "-t", 1, "--json", *flags).json
+        (phase,) = j["phases"]
+        return {r["operator"]: (r["gops"] * r["ms"] * 1e6, r["gb_per_s"] * r["ms"] * 1e6) for r in phase["rows"] if r["gops"]}
+
+    down, kv = 2 * 64 * 160, 2 * 2 * 2 * 16 * 2  # weights; bytes of a token's keys and values
+    for depth, n, batch in [(0, 1, 1), (5, 1, 3), (4, 6, 2)]:
+        for p, tokens, keys, reach in [
+                (["-p", n, "-n", 0], n, sum(range(depth + 1, depth + n + 1)), depth + n),
+                (["-p", 0, "-n", n], n, sum(range(depth + 1, depth + n + 1)), sum(range(depth + 1, depth + n + 1)))]:
+            w = work(*p, "-d", depth, "--batch", batch)
+            steps = 1 if p[1] else n
+            for op, ops, size in [("down", 2 * down * tokens * batch, 2 * down * steps),
+                                  ("attention", 4 * 2 * 4 * 16 * keys * batch, reach * kv * batch),
+                                  ("head", 2 * 512 * 64 * steps * batch, 2 * 512 * 64 * steps)]:
+                assert abs(w[op][0] - ops) < 1e-6 * ops and abs(w[op][1] - size) < 1e-6 * size, (op, w[op], ops, size)
+
+
+@claim
+def a_sliding_window_bounds_the_work_of_attention():
+    folder = copy_of(made())
+    path = os.path.join(folder, "config.json")
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({**config, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4}, f)
+    j = pumice("bench", "profile", folder, "-p", 0, "-n", 1, "-d", 9, "-r", 1, "-t", 1, "--json").json
+    (row,) = [r for r in j["phases"][0]["rows"] if r["operator"] == "attention"]
+    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
+    want = 4 * layers * heads * (config["hidden_size"] // heads) * 4
+    assert abs(row["gops"] * row["ms"] * 1e6 - want) < 1e-6 * want, (row, want)
+
+
+@claim
 def profile_prints_a_table_for_each_phase():
     out = pumice("bench", "profile", "--shape", "tiny", "-p", 4, "-n", 2, "-r", 1, "-t", 1).out
     assert out.startswith("tiny, bf16, 1 threads") and out.count("| attention |") == 2 and out.count("| sampling |") == 1, out
     refuses(2, "exclude each other", "bench", "profile", "--model", made(), "--shape", "tiny")
     refuses(2, "shape 'enormous' unknown", "bench", "profile", "--shape", "enormous")
     refuses(2, "-p: -1 is not in", "bench", "profile", "-p", "-1")
+    refuses(2, "nothing to measure", "bench", "profile", "-p", 0, "-n", 0)
     refuses(2, "unexpected argument 'b'", "bench", "profile", made(), "b")
     refuses(4, "/nonexistent/m", "bench", "profile", "/nonexistent/m")
 
