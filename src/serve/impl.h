@@ -45,7 +45,7 @@ void route_ollama_version(struct exchange *x, void *app);
 void route_ollama_embed(struct exchange *x, void *app); /* embed.c */
 void route_embeddings(struct exchange *x, void *app);
 
-/* -- Ollama's ways (ollama.c) ------------------------------------------------------------------- */
+/* -- Ollama's ways (ollama.c) ------------------------------------------------------------------ */
 
 void ollama_refuse(struct exchange *x, const struct fault *f); /* {"error": message} */
 json_t *ollama_embed_body(const json_t *body); /* as one of /v1/embeddings; owned by the caller */

@@ -25,7 +25,8 @@ struct row {
 /* clang-format off: a row is a row */
 static const struct row table[] = {
     {"model", .kind = STRING,
-     .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE | AT_EMBED, .dst = TO(model), .standard = "the one loaded",
+     .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE | AT_EMBED, .dst = TO(model),
+     .standard = "the one loaded",
      .help = "name of the model; another name is 404"},
     {"messages", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(messages), .lo = ARR,
      .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant; content a "
