@@ -10,7 +10,7 @@
 #include "num/quant.h"
 #include "testing.h"
 
-#define MAX_TOK 64
+#define MAX_TOK 97
 #define MAX_COLS 1312
 #define MAX_ROWS 100
 
@@ -113,7 +113,8 @@ static void product_is_within_budget_of_exact(void **state) {
 
 static void a_token_is_the_same_bits_in_any_batch_and_with_any_threads(void **state) {
     (void)state;
-    static const int batches[] = {2, 3, 4, 5, 7, 8, 64};
+    /* on both sides of where kernels take prompts in another way */
+    static const int batches[] = {2, 3, 5, 8, 33, 97};
     static float alone[MAX_TOK * MAX_ROWS], y[MAX_TOK * MAX_ROWS];
     struct rng r;
     rng_seed(&r, 2);

@@ -107,7 +107,7 @@ INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
 /* For many tokens arithmetic is the limit: four panels by six tokens, whose sums fill registers,
  * and INPUTS of them at a time, so that the weights stay in the first cache while all tokens pass.
  * Sums rest in y between the pieces, which changes no bit. */
-#define MANY 32    /* tokens from which on this pays; then they can be had in fives and sixes */
+#define MANY 96    /* tokens from which on this pays; fives and sixes make any number above 19 */
 #define PANELS 4   /* at once */
 #define SIX 6      /* tokens at once */
 #define INPUTS 256 /* of four panels: 32 KiB */
