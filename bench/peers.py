@@ -23,18 +23,13 @@ import csv
 import json
 import os
 import re
-import shlex
 import statistics
-import subprocess
 import sys
-import tempfile
+
+from command import Command, Fail, note, peer_of
 
 TEST = re.compile(r"(pp|tg)([1-9][0-9]{0,5})(?:@([0-9]{1,6}))?(?:x([1-9][0-9]{0,2}))?")
 TABLE_ROW = re.compile(r"^\|" + r"\s*([0-9.]+)\s*\|" * 10 + r"\s*$")  # of llama-batched-bench
-
-
-class Fail(Exception):
-    pass
 
 
 class Test:
@@ -44,40 +39,6 @@ class Test:
             raise argparse.ArgumentTypeError(f"'{text}' is not ppN or tgN, perhaps with @DEPTH and xBATCH")
         self.text, self.kind, self.n = text, m[1], int(m[2])
         self.depth, self.batch = int(m[3] or 0), int(m[4] or 1)
-
-
-class Command:
-    """[VARIABLE=VALUE ...] PROGRAM [flags]"""
-
-    def __init__(self, text, what):
-        try:
-            words = shlex.split(text)
-        except ValueError as e:
-            raise Fail(f"{what}: {e}: {text}") from None
-        self.env = {}
-        while words and re.match(r"[A-Za-z_][A-Za-z_0-9]*=", words[0]):
-            name, self.env[name] = words.pop(0).split("=", 1)
-        if not words:
-            raise Fail(f"{what}: names no program")
-        self.what, self.text, self.flags = what, text, words[1:]
-        self.program = os.path.abspath(words[0]) if "/" in words[0] else words[0]
-
-    def run(self, args, a, check=True):
-        """What it prints and what it says; in a scratch folder, where a program may leave its log."""
-        words = [self.program, *map(str, args)]
-        with tempfile.TemporaryDirectory(prefix="peers-") as cwd:
-            try:
-                p = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, cwd=cwd,
-                                   env={**os.environ, **self.env}, timeout=a.timeout, stdin=subprocess.DEVNULL)
-            except subprocess.TimeoutExpired:
-                raise Fail(f"{self.what}: not done after {a.timeout} s (--timeout): {shlex.join(words)}") from None
-            except OSError as e:
-                raise Fail(f"{self.what}: {self.program}: {e.strerror}") from None
-        if check and p.returncode:
-            said = [line.strip() for line in (p.stderr or p.stdout).splitlines() if line.strip()]
-            ended = f"killed by signal {-p.returncode}" if p.returncode < 0 else f"exit status {p.returncode}"
-            raise Fail(f"{self.what}: {ended}: {shlex.join(words)}" + "".join(f"\n  {line[:200]}" for line in said[-3:]))
-        return p.stdout, p.stderr
 
 
 def number(row, key, what):
@@ -161,9 +122,7 @@ class BatchedBench(Command):
 
 def open_peer(text, a):
     """(name, program)"""
-    name, _, command = text.partition("=")
-    if not re.fullmatch(r"[A-Za-z0-9_.+-]{1,32}", name) or not command:
-        raise Fail(f"--peer {text}: not NAME=COMMAND")
+    name, command = peer_of(text)
     usage = "".join(Command(command, name).run(["--help"], a, check=False))
     if "-npl" in usage:
         return name, BatchedBench(command, name)
@@ -183,10 +142,6 @@ def choose(a, alternatives, path, test):
     for p, rate in zip(able, rates):
         note(f"{os.path.basename(path)} {test.text}: {rate:.1f} with {p.what}={p.text}")
     return able[rates.index(max(rates))]
-
-
-def note(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 def compare(a, ours, peers, path, dtype, test):
