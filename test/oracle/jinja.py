@@ -3,8 +3,10 @@
 
 usage: jinja.py RENDER [anything]    compare with jinja.json, and with jinja2 where it is installed
        jinja.py --write              write jinja.json anew with jinja2
+       jinja.py RENDER --templates DIR...   every *.jinja below DIR with each of CHATS, beside jinja2
 
 CASES are templates of our own, each for one construct; null in jinja.json: an error is due.
+With --templates, one line per template that differs; exit status 1 if one does.
 Prints TAP (see summary.py)."""
 import datetime
 import json
@@ -205,18 +207,84 @@ def compare(name, number, got, want):
         print(f'# {c!r}\n#   has  {g!r}\n#   want {w!r}')
 
 
+def say(role, content, **more):
+    return {'role': role, 'content': content, **more}
+
+
+CALL = {'id': 'call00001', 'type': 'function', 'function': {'name': 'f', 'arguments': {'x': 1}}}
+ASK = say('user', 'What is "x" in <b>Zürich</b>?\nTell me.')
+CHATS = [  # what a template is given; tools, thinking and a prompt to begin an answer vary
+    {'messages': [ASK], 'add_generation_prompt': True},
+    {'messages': [ASK], 'add_generation_prompt': False},
+    {'messages': [say('system', 'Be brief. '), ASK, say('assistant', ' 7. '), say('user', 'Why?')],
+     'add_generation_prompt': True},
+    {'messages': [say('system', 'Be brief.'), ASK,
+                  say('assistant', '<think>\nHm.\n</think>\n\n7.'), ASK, say('assistant', '8.')],
+     'add_generation_prompt': False},
+    {'messages': [ASK, say('assistant', '7.', reasoning_content='Hm.'), ASK],
+     'add_generation_prompt': True, 'enable_thinking': False},
+    {'messages': [say('system', 'Be brief.'), ASK], 'tools': VARS['tools'],
+     'add_generation_prompt': True},
+    {'messages': [ASK, say('assistant', '', tool_calls=[CALL]),
+                  say('tool', '{"x": [1, "ü"]}', name='f', tool_call_id='call00001')],
+     'tools': VARS['tools'], 'add_generation_prompt': True},
+    {'messages': [ASK, say('assistant', None, tool_calls=[CALL]), say('tool', 'ok', name='f'),
+                  say('assistant', 'Done.'), say('user', 'Thanks')],
+     'tools': VARS['tools'], 'add_generation_prompt': True},
+    {'messages': [say('user', [{'type': 'text', 'text': 'One'}, {'type': 'text', 'text': 'Two'}])],
+     'add_generation_prompt': True},
+    {'messages': [say('assistant', 'Hello.'), say('assistant', 'Again.'), ASK],
+     'add_generation_prompt': True},
+    {'messages': [], 'add_generation_prompt': True},
+]
+
+
+def with_jinja2(text, chat):
+    try:
+        return environment().from_string(text).render(**chat, **OURS)
+    except Exception:
+        return None
+
+
+def ours(render, cases):
+    run = subprocess.run([render], input=json.dumps({'cases': cases}).encode(), capture_output=True)
+    if run.returncode:
+        sys.exit(f'Bail out! {run.stderr.decode()[-2000:]}')
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def compare_files(render, folders):
+    """Texts are equal, or both refuse; prints the first difference of each template."""
+    paths = sorted(os.path.join(at, f) for folder in folders for at, _, files in os.walk(folder)
+                   for f in files if f.endswith('.jinja'))
+    wrong = texts = 0
+    for path in paths:
+        with open(path, encoding='utf-8') as f:
+            text = f.read()
+        got = ours(render, [{'template': text, 'input': c, 'ours': OURS, 'now': NOW} for c in CHATS])
+        want = [with_jinja2(text, c) for c in CHATS]
+        texts += sum(w is not None for w in want)
+        bad = [(c, g, w) for c, g, w in zip(CHATS, got, want) if g.get('text') != w]
+        wrong += bool(bad)
+        for chat, g, w in bad[:1]:
+            print(f'{os.path.basename(path)}: {len(bad)} of {len(CHATS)} chats differ\n'
+                  f'  chat {chat!r}\n  has  {g!r}\n  want {w!r}')
+    print(f'{len(paths) - wrong} of {len(paths)} templates give the bytes of jinja2 '
+          f'{jinja2.__version__} for all {len(CHATS)} chats ({texts} texts, '
+          f'{len(paths) * len(CHATS) - texts} refusals)')
+    sys.exit(wrong > 0)
+
+
 def main():
+    if sys.argv[2:3] == ['--templates']:
+        compare_files(sys.argv[1], sys.argv[3:])
     if sys.argv[1] == '--write':
         with open(GOLDEN, 'w', encoding='utf-8') as f:
             json.dump(reference(), f, ensure_ascii=False, indent=0)
             f.write('\n')
         return
     cases = [{'template': c, 'input': VARS, 'ours': OURS, 'now': NOW} for c in CASES]
-    run = subprocess.run([sys.argv[1]], input=json.dumps({'cases': cases}).encode(),
-                         capture_output=True)
-    if run.returncode:
-        sys.exit(f'Bail out! {run.stderr.decode()[-2000:]}')
-    out = [json.loads(line) for line in run.stdout.splitlines()]
+    out = ours(sys.argv[1], cases)
     with open(GOLDEN, encoding='utf-8') as f:
         golden = json.load(f)
     print('1..3')
