@@ -174,7 +174,7 @@ int cmd_serve(int argc, char **argv) {
          .help = "the model's name in the API (default: the path's last part)"},
         {"any-model-name", 0, NULL, OPT_FLAG, &c.any_model,
          .help = "answer whatever model a request names"},
-        {"parallel", 0, "np", OPT_INT, &c.n_slot, 1, 1024, "N", "sequences at a time (default 8)"},
+        {"parallel", 0, "np", OPT_INT, &c.n_slot, 1, 4096, "N", "sequences at a time (default 8)"},
         {"max-queue", 0, NULL, OPT_INT, &c.max_queue, 0, 1 << 20, "N",
          "sequences that may wait; more are refused with 429 (default 512)"},
         {"schedule", 0, NULL, OPT_STR, &c.schedule, .arg = "NAME",

@@ -69,7 +69,7 @@ struct exchange {
     void *job;
     struct buf out; /* of a stream, out_at bytes of it given to libmicrohttpd */
     size_t out_at;
-    bool streaming, finished;
+    bool streaming, finished, fresh; /* fresh: the job has something for it */
 
     atomic_int refs;      /* libmicrohttpd's, and those of http_hold */
     pthread_mutex_t lock; /* protects all below */
@@ -343,8 +343,11 @@ static ssize_t on_read(void *cls, uint64_t pos, char *to, size_t max) {
         look(x, &news, &left, &ping);
         if (left)
             return MHD_CONTENT_READER_END_WITH_ERROR;
-        if (news && !x->finished)
+        x->fresh |= news;
+        if (x->fresh && !x->out.len && !x->finished) { /* not ahead of what the client takes */
+            x->fresh = false;
             x->finished = !x->ops->read(x->job, x, &x->out);
+        }
         if (ping && !x->out.len && !x->finished)
             buf_adds(&x->out, ": ping\n\n");
         if (x->out.len)
