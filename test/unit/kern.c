@@ -462,9 +462,8 @@ static struct buf panels_of(enum dtype t, struct buf *raw, int cols) {
     struct buf w = buf_new(dtype_mat_bytes(t, MAX_ROWS, cols), 2);
     size_t row = dtype_row_bytes(t, cols);
     for (int i = 0; i < MAX_ROWS; i += PANEL)
-        panel_pack(t, (char *)raw->p + (size_t)i * row,
-                   MAX_ROWS - i < PANEL ? MAX_ROWS - i : PANEL, cols,
-                   (char *)w.p + (size_t)i * row);
+        panel_pack(t, (char *)raw->p + (size_t)i * row, MAX_ROWS - i < PANEL ? MAX_ROWS - i : PANEL,
+                   cols, (char *)w.p + (size_t)i * row);
     buf_check_and_free(raw);
     return w;
 }
@@ -554,41 +553,62 @@ static void random_panels(unsigned char *w, enum dtype t, int n_row, int cols, b
     }
 }
 
+/* MOST rows of weights in panels, MOST_TOKENS of activations. */
+struct panels {
+    enum dtype t;
+    int k;
+    size_t ldx;
+    struct buf w, x;
+};
+#define MOST 150
+#define MOST_TOKENS 47
+
+static struct panels panels_new(const struct kern *ref, enum dtype t, int k, bool tame) {
+    size_t ldx = t == DT_INT8 ? i8x_bytes(k) : (size_t)(k / 32) * sizeof(struct q8x);
+    struct panels p = {t, k, ldx, buf_new(dtype_mat_bytes(t, MOST, k), 1),
+                       buf_new(ldx * MOST_TOKENS, 4)};
+    random_panels(p.w.p, t, MOST, k, tame);
+    for (int i = 0; i < MOST_TOKENS; i++) {
+        float f[MAX_K];
+        void *xi = (char *)p.x.p + (size_t)i * ldx;
+        for (int l = 0; l < k; l++) /* token 1: all largest */
+            f[l] = i == 1 ? (l / 64 % 2 ? 1 : -1) : value(i == 2 ? WIDE : NORMAL);
+        if (t == DT_INT8)
+            ref->i8x_pack(xi, f, k);
+        else
+            ref->q8x_pack(xi, f, k);
+    }
+    return p;
+}
+
+static void panels_free(struct panels *p) {
+    buf_check_and_free(&p->x);
+    buf_check_and_free(&p->w);
+}
+
+static void same_product(gemm_fn *r, gemm_fn *k, const struct panels *p, int m, int n) {
+    struct gemm g = {.x = p->x.p, .ldx = p->ldx, .w = p->w.p, .m = m, .n = n, .k = p->k};
+    g.ldw = dtype_row_bytes(p->t, p->k);
+    struct two y = run_gemm(r, k, g);
+    for (int i = 0; i < m; i++)
+        same_floats((float *)y.k.p + i * (n + 3), (float *)y.r.p + i * (n + 3), n,
+                    dtype_info(p->t)->name);
+    two_free(&y);
+}
+
 static void check_gemm_panel(gemm_fn *r, gemm_fn *k, const struct kern *ref, enum dtype t) {
-    enum { MOST = 150 };
     /* none, some and all of the groups of panels that kernels take at once, and what is left */
     static const int counts[] = {0, 1, 7, 16, 17, 48, 64, 65, 97, MOST};
     static const int ks[] = {4, 32, 36, 64, 96, 172, 256, 480, 512, 544, 768, 1024};
     for (size_t ki = 0; ki < 2 * sizeof ks / sizeof *ks; ki++) {
-        int d = ks[ki / 2];
-        if (d % dtype_info(t)->block)
+        if (ks[ki / 2] % dtype_info(t)->block)
             continue;
-        size_t ldx = t == DT_INT8 ? i8x_bytes(d) : (size_t)(d / 32) * sizeof(struct q8x);
-        struct buf w = buf_new(dtype_mat_bytes(t, MOST, d), 1), x = buf_new(ldx * MAX_M, 4);
-        random_panels(w.p, t, MOST, d, ki % 2);
-        for (int i = 0; i < MAX_M; i++) {
-            float f[MAX_K];
-            void *xi = (char *)x.p + (size_t)i * ldx;
-            for (int l = 0; l < d; l++) /* token 1: all largest */
-                f[l] = i == 1 ? (l / 64 % 2 ? 1 : -1) : value(i == 2 ? WIDE : NORMAL);
-            if (t == DT_INT8)
-                ref->i8x_pack(xi, f, d);
-            else
-                ref->q8x_pack(xi, f, d);
-        }
+        struct panels p = panels_new(ref, t, ks[ki / 2], ki % 2);
         for (size_t mi = ki % 2; mi < sizeof tokens / sizeof *tokens; mi += 2)
-            for (size_t ni = 0; ni < sizeof counts / sizeof *counts; ni++) {
-                struct gemm g = {.x = x.p, .ldx = ldx, .w = w.p, .m = tokens[mi], .n = counts[ni]};
-                g.ldw = dtype_row_bytes(t, d);
-                g.k = d;
-                struct two y = run_gemm(r, k, g);
-                for (int i = 0; i < g.m; i++)
-                    same_floats((float *)y.k.p + i * (g.n + 3), (float *)y.r.p + i * (g.n + 3), g.n,
-                                dtype_info(t)->name);
-                two_free(&y);
-            }
-        buf_check_and_free(&x);
-        buf_check_and_free(&w);
+            for (size_t ni = 0; ni < sizeof counts / sizeof *counts; ni++)
+                same_product(r, k, &p, tokens[mi], counts[ni]);
+        same_product(r, k, &p, ki % 2 ? 40 : MOST_TOKENS, ki % 2 ? 55 : 32); /* a prompt */
+        panels_free(&p);
     }
 }
 

@@ -5,11 +5,11 @@
  * with the negative excess.  Integer sums are exact, and the float operations of an element are
  * those of ref.c.  One panel after the other is read from front to back, whatever the number of
  * tokens: several at once were slower. */
-#include "num/panel.h"
+#include "num/x86/vnni.h"
 
+#include "num/panel.h"
 #include "num/x86/panel.h"
 #include "num/x86/tiles.h"
-#include "num/x86/zmm.h"
 
 #define AHEAD 8192 /* bytes between what is computed and what is fetched */
 #define SUMS 4     /* of a single token */
@@ -41,7 +41,7 @@ INLINE void word(__m512i *sum, int n_sum, const uint8_t *p, const char *const *x
     p += (size_t)(at + 4) * PANEL; /* behind the scales */
     if (fetch)
         __builtin_prefetch(p + AHEAD, 0, 2);
-    __m512i w = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8((char)0x80));
+    __m512i w = eight_bits(vi_load(p));
     UNROLL for (int a = 0; a < mt; a++) sum[a * n_sum] =
         dot4(sum[a * n_sum], w, (const int8_t *)x[a] + sizeof(struct i8x) + at);
 }
@@ -51,7 +51,7 @@ INLINE void group(vf *acc, const uint8_t *p, const char *const *x, int mt, int n
                   bool fetch) {
     __m512i sum[TOKENS > SUMS ? TOKENS : SUMS];
     UNROLL for (int a = 0; a < mt; a++) {
-        sum[a * n_sum] = _mm512_set1_epi32(-128 * ((const struct i8x *)(const void *)x[a])->sum);
+        sum[a * n_sum] = vi_set(-excess(DT_INT8) * ((const struct i8x *)(const void *)x[a])->sum);
         UNROLL for (int s = 1; s < n_sum; s++) sum[a * n_sum + s] = _mm512_setzero_si512();
     }
     int at = 0;
@@ -130,6 +130,8 @@ INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
 }
 
 static void gemm_int8(const struct gemm *g) {
+    if (many_vnni(DT_INT8, g))
+        return;
     int block = tile_fit(MIDDLE, g->ldx, TOKENS); /* tokens that stay in the second cache */
     for (int i0 = 0; i0 < g->m; i0 += block)
         for (int j = 0, i1 = tile_min(g->m, i0 + block); j < g->n; j += PANEL) {

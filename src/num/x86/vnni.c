@@ -1,29 +1,23 @@
 /* vnni.c - level AVX512_VNNI: quantised products of 16 rows by vpdpbusd, which adds four products
  * of unsigned weights and signed activations to a 32-bit lane (blocks.h, panel_vnni.c). */
+#include "num/x86/vnni.h"
+
 #include <string.h>
 
-#include "num/x86/zmm.h"
-
+#include "num/kern.h"
 #include "num/x86/panel.h"
 
-#include "num/kern.h"
-
 #define SPAN 12 /* with eight vectors of weights these sums fill the registers */
-
-/* Two's complement to 128 in excess. */
-INLINE vi eight_bits(vi v) {
-    return vi_xor(v, _mm512_set1_epi8((char)0x80));
-}
-
-INLINE int excess(enum dtype t) {
-    return t == DT_Q8_0 ? 128 : t == DT_Q4_0 ? 8 : t == DT_Q5_0 ? 16 : t == DT_Q6_K ? 32 : 0;
-}
 
 INLINE vi dot4(enum dtype t, vi sum, vi factors, const int8_t *q) {
     int four;
     (void)t;
     memcpy(&four, q, 4);
     return _mm512_dpbusd_epi32(sum, factors, vi_set(four));
+}
+
+INLINE bool many(enum dtype t, const struct gemm *g) {
+    return many_vnni(t, g);
 }
 
 #include "num/x86/blocks.h"
