@@ -128,9 +128,28 @@ static int read_format(struct call *c, struct fault *f) {
     if (!(c->schema = guide_schema_new(schema, &err)))
         return fault_set(f, 400, "invalid_schema", "response_format", "response_format: %s",
                          err.msg);
-    if (!c->server->guide_vocab)
-        c->server->guide_vocab = guide_vocab_new(c->server->m->tok);
     return 0;
+}
+
+/* tools: what may be called, or must be: then a schema holds the answer to one call. */
+static int read_tools(struct call *c, struct fault *f) {
+    struct err err = {0};
+    if (c->at != AT_CHAT)
+        return 0;
+    if (tools_read(&c->p, prompter_calls(c->server->prompter), &c->tools, f))
+        return -1;
+    if (c->tools.choice != TOOLS_FORCED) {
+        if (c->schema)
+            c->tools.choice = TOOLS_OFF; /* JSON is the answer, not a call */
+        return 0;
+    }
+    if (c->schema)
+        return fault_set(f, 400, "invalid_value", "response_format",
+                         "response_format and tool_choice ask for different answers");
+    json_t *schema = tools_schema(&c->tools);
+    c->schema = guide_schema_new(schema, &err);
+    json_decref(schema);
+    return c->schema ? 0 : fault_set(f, 400, "invalid_schema", "tools", "tools: %s", err.msg);
 }
 
 /* The text to show in front of the answer. */
@@ -163,9 +182,11 @@ static int read_prompts(struct call *c, struct fault *f) {
 }
 
 static int read_messages(struct call *c, struct fault *f) {
+    const char *opening = tools_opening(&c->tools);
     c->prompt = mem_array(1, sizeof *c->prompt);
     c->n_prompt = 1;
     return conv_encode(c->server, &c->p, c->prompt, &c->continues, f) ||
+                   encode_text(c->server, opening, strlen(opening), true, c->prompt, f) ||
                    check_fits(c->server, (int)c->prompt->n, &c->p, f)
                ? -1
                : 0;
@@ -221,6 +242,8 @@ static void constrain(struct call *c, struct choice *k) {
     const struct cfg *cfg = &c->server->m->cfg;
     int32_t end[sizeof c->stop_id / sizeof c->stop_id[0] + sizeof cfg->eos / sizeof cfg->eos[0]];
     int n = 0;
+    if (!c->server->guide_vocab)
+        c->server->guide_vocab = guide_vocab_new(c->server->m->tok);
     for (int i = 0; i < cfg->n_eos && !c->p.ignore_eos; i++)
         end[n++] = cfg->eos[i];
     for (int i = 0; i < c->n_stop_id; i++)
@@ -292,7 +315,7 @@ struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, j
     snprintf(c->id, sizeof c->id, "%s-%s", at == AT_CHAT ? "chatcmpl" : "cmpl", http_id(x));
     if (!body || body_params(x, body, at, &c->p, f) || check_model(s, c->p.model, f) ||
         check_support(c, f) || read_logprobs(c, f) || read_stop(c, f) || read_stop_ids(c, f) ||
-        read_bias(c, f) || read_format(c, f) ||
+        read_bias(c, f) || read_format(c, f) || read_tools(c, f) ||
         option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
         option_bool(c->p.stream_options, "continuous_usage_stats", &c->usage_each, f) ||
         (at == AT_CHAT ? read_messages(c, f) : read_prompts(c, f))) {
@@ -314,6 +337,7 @@ void call_free(void *call) {
         json_decref(c->choice[i].told);
         ids_free(&c->choice[i].tokens);
         guide_free(c->choice[i].guide);
+        made_free(&c->choice[i].made);
     }
     for (int i = 0; i < c->n_prompt; i++) {
         ids_free(&c->prompt[i]);

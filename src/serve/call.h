@@ -3,6 +3,7 @@
 #define SERVE_CALL_H
 
 #include "serve/impl.h"
+#include "serve/tools.h"
 
 struct call;
 
@@ -22,6 +23,7 @@ struct choice {
     json_t *told;       /* prompt_logprobs: the same as they are shown, or NULL */
     struct buf text;    /* not streamed: all of it */
     struct guide *guide; /* of an answer that must be JSON; NULL = free */
+    struct made made;    /* stream: the calls of functions so far */
     json_t *logprobs;   /* not streamed: array of tokens; NULL = not asked for */
 };
 
@@ -49,6 +51,7 @@ struct call {
     int n_stop_id;
     struct logit_bias *bias;
     int n_bias;
+    struct tools tools; /* chat: what answers may call */
     struct guide_schema *schema; /* shared by the choices' guides; NULL = answers are free */
     struct buf head; /* of each event, up to its choices */
     void *extra;     /* of a dialect */

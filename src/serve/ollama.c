@@ -148,6 +148,24 @@ static void put_end(const struct call *c, struct buf *out) {
                t.prompt, (long long)t.prompt_us * 1000, t.out, (long long)t.decode_us * 1000);
 }
 
+/* The whole answer, with its calls. */
+static void put_answer(const struct call *c, struct buf *out) {
+    const struct choice *k = c->choice;
+    struct buf content = {0}, list = {0};
+    if (c->tools.choice == TOOLS_OFF) {
+        put_text(c, buf_str((struct buf *)&k->text), k->text.len, out);
+        return;
+    }
+    tools_split(&c->tools, &k->text, true, &content, &list);
+    put_text(c, buf_str(&content), content.len, out);
+    if (list.len) {
+        out->len--; /* the message's bracket */
+        buf_printf(out, ",\"tool_calls\":%s}", buf_str(&list));
+    }
+    buf_free(&content);
+    buf_free(&list);
+}
+
 static bool on_step(void *job, struct exchange *x) {
     struct call *c = job;
     struct fault f = {0};
@@ -161,7 +179,7 @@ static bool on_step(void *job, struct exchange *x) {
         return true;
     }
     put_head(c, &out);
-    put_text(c, buf_str(&c->choice->text), c->choice->text.len, &out);
+    put_answer(c, &out);
     put_end(c, &out);
     http_reply(x, 200, "application/json", &out);
     return true;
@@ -175,7 +193,9 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
     bool all = call_take(c);
     (void)x;
     text = k->box.text.data;
-    for (size_t i = 0; i < k->box.n; i++) {
+    if (c->tools.choice != TOOLS_OFF)
+        call_gather(c); /* it goes out whole */
+    for (size_t i = 0; i < k->box.n && c->tools.choice == TOOLS_OFF; i++) {
         size_t n = (size_t)k->box.piece[i].len;
         k->n_out += k->box.piece[i].id >= 0;
         if (!n)
@@ -192,6 +212,11 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
         json_quote(out, f.msg, strlen(f.msg));
         buf_adds(out, "}\n");
         return false;
+    }
+    if (c->tools.choice != TOOLS_OFF) {
+        put_head(c, out);
+        put_answer(c, out);
+        buf_adds(out, ",\"done\":false}\n");
     }
     put_head(c, out);
     put_text(c, "", 0, out);

@@ -220,6 +220,32 @@ void call_gather(struct call *c) {
     }
 }
 
+static const char *finish_of(const struct choice *k, int n_calls) {
+    enum finish why = k->task.usage.why;
+    return n_calls && why == FIN_STOP ? "tool_calls" : finish_word(why);
+}
+
+/* {"role":..,"content":..,"tool_calls":[..]}; returns the number of calls. */
+static int put_message(const struct call *c, const struct choice *k, struct buf *out) {
+    struct buf content = {0}, list = {0};
+    int n = 0;
+    if (c->tools.choice == TOOLS_OFF)
+        buf_add(&content, k->text.data, k->text.len);
+    else
+        n = tools_split(&c->tools, &k->text, false, &content, &list);
+    buf_adds(out, "{\"role\":\"assistant\",\"content\":");
+    if (n && !content.len)
+        buf_adds(out, "null");
+    else
+        json_quote(out, buf_str(&content), content.len);
+    if (n)
+        buf_printf(out, ",\"tool_calls\":%s", buf_str(&list));
+    buf_adds(out, "}");
+    buf_free(&content);
+    buf_free(&list);
+    return n;
+}
+
 /* All entries of a choice, those of its echoed prompt first; owned by the caller. */
 static json_t *all_entries(const struct call *c, struct choice *k) {
     const struct choice *first = &c->choice[k->index - k->index % (int)c->p.n];
@@ -246,13 +272,12 @@ static void put_told(const struct call *c, const struct choice *k, struct buf *o
 }
 
 static void put_choice(struct call *c, struct choice *k, struct buf *out) {
-    const char *why = finish_word(k->task.usage.why);
     json_t *entries = all_entries(c, k);
+    int n_calls = 0;
     buf_printf(out, "%s{\"index\":%d,", k->index ? "," : "", k->index);
     if (c->at == AT_CHAT) {
-        buf_adds(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-        json_quote(out, buf_str(&k->text), k->text.len);
-        buf_adds(out, "}");
+        buf_adds(out, "\"message\":");
+        n_calls = put_message(c, k, out);
     } else {
         struct buf text = {0};
         if (c->echo)
@@ -268,7 +293,7 @@ static void put_choice(struct call *c, struct choice *k, struct buf *out) {
         put_tokens(&k->tokens, out);
     if (c->n_prompt_logprobs >= 0 && c->at == AT_COMPLETION)
         put_told(c, k, out);
-    buf_printf(out, ",\"finish_reason\":\"%s\"}", why);
+    buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_of(k, n_calls));
 }
 
 static bool on_step(void *job, struct exchange *x) {
@@ -325,16 +350,23 @@ static void end_event(const struct call *c, bool timings, struct buf *out) {
 struct delta { /* of a choice */
     const char *text;
     size_t n;
-    json_t *entries; /* probabilities, taken over; NULL = none */
-    int32_t id;      /* -1: no token of its own */
+    const struct buf *call; /* chat: JSON of a call's part, instead of the text; NULL = text */
+    json_t *entries;        /* probabilities, taken over; NULL = none */
+    int32_t id;             /* -1: no token of its own */
 };
 
 static void text_event(struct call *c, struct choice *k, const struct delta *d, struct buf *out) {
     begin_event(c, out);
     buf_printf(out, "{\"index\":%d,", k->index);
     if (c->at == AT_CHAT) {
-        buf_printf(out, "\"delta\":{%s\"content\":", k->begun ? "" : "\"role\":\"assistant\",");
-        json_quote(out, d->text, d->n);
+        buf_printf(out, "\"delta\":{%s", k->begun ? "" : "\"role\":\"assistant\",");
+        if (d->call) {
+            buf_adds(out, k->begun ? "" : "\"content\":null,");
+            buf_add(out, d->call->data, d->call->len);
+        } else {
+            buf_adds(out, "\"content\":");
+            json_quote(out, d->text, d->n);
+        }
         buf_adds(out, "}");
     } else {
         buf_adds(out, "\"text\":");
@@ -352,7 +384,7 @@ static void text_event(struct call *c, struct choice *k, const struct delta *d, 
 static void finish_event(struct call *c, struct choice *k, bool last, struct buf *out) {
     begin_event(c, out);
     buf_printf(out, "{\"index\":%d,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}", k->index,
-               c->at == AT_CHAT ? "\"delta\":{}" : "\"text\":\"\"", finish_word(k->task.usage.why));
+               c->at == AT_CHAT ? "\"delta\":{}" : "\"text\":\"\"", finish_of(k, k->made.n));
     end_event(c, last, out);
     k->ended = true;
 }
@@ -360,9 +392,57 @@ static void finish_event(struct call *c, struct choice *k, bool last, struct buf
 /* The prompt, when all of it was read. */
 static void echo_event(struct call *c, struct choice *k, struct buf *out) {
     const struct buf *text = &c->echo[k->prompt];
-    text_event(c, k, &(struct delta){text->data, text->len, k->echoed, -1}, out);
+    text_event(c, k, &(struct delta){text->data, text->len, NULL, k->echoed, -1}, out);
     k->offset = characters(text->data, text->len);
     k->echoed = NULL;
+}
+
+static bool shows(const struct call *c, const struct delta *d) {
+    return d->n || d->entries || (c->p.return_tokens && d->id >= 0);
+}
+
+struct teller { /* of a delta that may be text, part of a call, or both */
+    struct call *c;
+    struct choice *k;
+    struct delta *d;
+    struct buf *out;
+};
+
+/* The first event takes the token and its probabilities. */
+static void on_call_part(void *ud, enum calls_part part, const char *text, size_t n) {
+    const struct teller *t = ud;
+    struct made *m = &t->k->made;
+    struct delta d = {text, n, NULL, t->d->entries, t->d->id};
+    struct buf b = {0};
+    if (part != CALLS_TEXT) {
+        buf_printf(&b, "\"tool_calls\":[{\"index\":%d,", m->n - 1);
+        if (part == CALLS_NAME)
+            made_head(m, text, n, &b);
+        else
+            buf_adds(&b, "\"function\":{\"arguments\":");
+        json_quote(&b, text, part == CALLS_NAME ? 0 : n);
+        buf_adds(&b, "}}]");
+        d.call = &b;
+    }
+    text_event(t->c, t->k, &d, t->out);
+    t->d->entries = NULL;
+    t->d->id = -1;
+    buf_free(&b);
+}
+
+/* What a token says where functions may be called: nothing yet, or one event or more. */
+static void call_events(struct call *c, struct choice *k, struct delta *d, bool end,
+                        struct buf *out) {
+    struct teller t = {c, k, d, out};
+    if (!k->made.calls)
+        made_begin(&k->made, &c->tools, on_call_part, NULL);
+    k->made.ud = &t;
+    calls_feed(k->made.calls, d->text, d->n);
+    if (end)
+        calls_end(k->made.calls);
+    d->n = 0;
+    if (shows(c, d))
+        text_event(c, k, d, out);
 }
 
 /* An event for each token that has something to show. */
@@ -370,7 +450,7 @@ static void choice_events(struct call *c, struct choice *k, struct buf *out) {
     const char *text = k->box.text.data;
     for (size_t i = 0; i < k->box.n; i++) {
         const struct piece *p = &k->box.piece[i];
-        struct delta d = {text, (size_t)p->len, NULL, p->id};
+        struct delta d = {text, (size_t)p->len, NULL, NULL, p->id};
         if (p->prompt) {
             gather_prompt(k, i);
             continue;
@@ -384,12 +464,16 @@ static void choice_events(struct call *c, struct choice *k, struct buf *out) {
             d.entries = json_array();
             json_array_append_new(d.entries, piece_logprob(k, i));
         }
-        if (p->len || d.entries || (c->p.return_tokens && p->id >= 0))
+        if (c->tools.choice != TOOLS_OFF)
+            call_events(c, k, &d, false, out);
+        else if (shows(c, &d))
             text_event(c, k, &d, out);
         text += p->len;
     }
     if (k->box.ended && c->echo && !k->begun)
         echo_event(c, k, out);
+    if (k->box.ended && !k->ended && c->tools.choice != TOOLS_OFF)
+        call_events(c, k, &(struct delta){"", 0, NULL, NULL, -1}, true, out);
 }
 
 /* How far the prompt was read, without a choice: that would look like a token. */
@@ -433,7 +517,7 @@ static bool on_read(void *job, struct exchange *x, struct buf *out) {
         if (!k->box.ended || k->ended)
             continue;
         if (!k->begun) /* no text at all: the role is due still */
-            text_event(c, k, &(struct delta){"", 0, NULL, -1}, out);
+            text_event(c, k, &(struct delta){"", 0, NULL, NULL, -1}, out);
         finish_event(c, k, --left == 0, out);
     }
     if (left)

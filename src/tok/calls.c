@@ -133,9 +133,9 @@ static void begin_object(struct calls *c) {
 /* The name's string is complete; false: it is none. */
 static bool take_name(struct calls *c) {
     json_t *name = unquote(&c->name);
-    bool known =
-        name && json_string_length(name) &&
-        (c->o.style == CALLS_HERMES || !c->o.known || c->o.known(c->o.ud, json_string_value(name)));
+    bool known = name && json_string_length(name) &&
+                 (c->o.style == CALLS_HERMES || !c->o.known ||
+                  c->o.known(c->o.known_ud, json_string_value(name)));
     if (known) {
         c->held.len = 0;
         c->told = true;
@@ -448,16 +448,20 @@ static bool has_role(const json_t *m, const char *role) {
     return r && !strcmp(r, role);
 }
 
-void calls_explain(json_t *messages, const json_t *tools) {
-    json_t *first = json_array_get(messages, 0), *m;
-    bool system = has_role(first, "system") || has_role(first, "developer");
+void calls_spell(json_t *messages) {
     size_t i;
+    json_t *m;
     json_array_foreach(messages, i, m) {
         if (has_role(m, "assistant"))
             spell_calls(m);
         if (has_role(m, "tool"))
             spell_result(m);
     }
+}
+
+void calls_explain(json_t *messages, const json_t *tools) {
+    json_t *first = json_array_get(messages, 0);
+    bool system = has_role(first, "system") || has_role(first, "developer");
     json_t *text = explanation(tools, system ? first : NULL);
     if (system)
         json_object_set_new(first, "content", text);

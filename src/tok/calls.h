@@ -30,8 +30,9 @@ struct calls_opts {
     bool inside; /* the answer begins behind <tool_call>, which the prompt ended with */
     /* Llama 3: whether a function has this name; without one the object is text. */
     bool (*known)(void *ud, const char *name);
+    void *known_ud;
     calls_fn *part; /* text is borrowed for the call */
-    void *ud;       /* of both */
+    void *ud;
 };
 struct calls;
 struct calls *calls_new(const struct calls_opts *o);
@@ -39,8 +40,10 @@ void calls_free(struct calls *c);
 void calls_feed(struct calls *c, const char *text, size_t n);
 void calls_end(struct calls *c); /* the answer is over: what was held back goes out */
 
-/* For a model whose template knows no functions: explains them, and how to call one in Hermes' way,
- * in the system message, and spells past calls and results out as text.  messages is changed. */
+/* For templates that know no functions; both change messages.  Past calls and results become text
+ * in Hermes' way; */
+void calls_spell(json_t *messages);
+/* the system message explains the functions, and how to call one in that way. */
 void calls_explain(json_t *messages, const json_t *tools);
 
 #endif

@@ -15,7 +15,9 @@ struct prompter {
     const struct tok *tok;
     enum chat_format family;
     struct jinja *template;
-    char *problem; /* of the model's own template */
+    char *problem;                 /* of the model's own template */
+    bool knows_tools, knows_calls; /* the template shows them */
+    enum calls_style calls;
     int32_t stop[MAX_STOPS];
     int n_stop;
 };
@@ -90,6 +92,9 @@ static int choose(struct prompter *p, const struct prompter_source *s, struct er
     if (!p->template && s->template_text)
         return err_set(err, E_FORMAT, "%s", e.msg);
     enum chat_format f = chat_detect(text);
+    p->calls = calls_detect(text);
+    p->knows_tools = p->template && jinja_mentions(p->template, "tools");
+    p->knows_calls = p->knows_tools || (p->template && jinja_mentions(p->template, "tool_calls"));
     if (p->template)
         find_stop(p);
     else
@@ -130,6 +135,10 @@ enum chat_format prompter_family(const struct prompter *p) {
 
 bool prompter_has_template(const struct prompter *p) {
     return p->template != NULL;
+}
+
+enum calls_style prompter_calls(const struct prompter *p) {
+    return p->knows_tools ? p->calls : CALLS_HERMES;
 }
 
 int prompter_stops(const struct prompter *p, int32_t *out, int max) {
@@ -201,7 +210,7 @@ static int depth_of(const json_t *v, int max) {
 }
 
 /* The messages as templates see them; owned by the caller, NULL after an error. */
-static json_t *conversation(const struct ask *a, struct err *err) {
+static json_t *conversation(const struct prompter *p, const struct ask *a, struct err *err) {
     size_t n = json_array_size(a->messages), i;
     if (!json_is_array(a->messages) || !n || n > MAX_MESSAGES) {
         err_set(err, E_USAGE, "messages: needs 1 to %d of them", MAX_MESSAGES);
@@ -233,10 +242,15 @@ static json_t *conversation(const struct ask *a, struct err *err) {
         }
         parse_arguments(m);
     }
-    if (i == n)
-        return out;
-    json_decref(out);
-    return NULL;
+    if (i < n) {
+        json_decref(out);
+        return NULL;
+    }
+    if (!p->knows_calls)
+        calls_spell(out);
+    if (json_array_size(a->tools) && !p->knows_tools)
+        calls_explain(out, a->tools);
+    return out;
 }
 
 static int check_kwargs(const json_t *kwargs, struct err *err) {
@@ -328,12 +342,12 @@ static int render(const struct prompter *p, const struct ask *a, struct jinja_te
     int rc = -1;
     if (a->tools && !json_is_array(a->tools) && !json_is_null(a->tools))
         return err_set(err, E_USAGE, "tools: must be a list");
-    if (check_kwargs(a->kwargs, err) || !(messages = conversation(a, err)))
+    if (check_kwargs(a->kwargs, err) || !(messages = conversation(p, a, err)))
         return -1;
     input = json_object();
     if (a->kwargs)
         json_object_update(input, (json_t *)a->kwargs);
-    bool tools = json_array_size(a->tools) > 0;
+    bool tools = json_array_size(a->tools) > 0 && p->knows_tools;
     json_object_set(input, "messages", messages);
     json_object_set_new(input, "tools", tools ? json_incref((json_t *)a->tools) : json_null());
     json_object_set_new(input, "documents", json_null());
@@ -407,9 +421,7 @@ static int closed_family(const struct prompter *p, struct chat_msg *m, int n, st
 
 static int by_family(const struct prompter *p, const struct ask *a, struct ids *out,
                      struct err *err) {
-    if (json_array_size(a->tools))
-        return err_set(err, E_USAGE, "tools: need a chat template, and the model has none");
-    json_t *messages = conversation(a, err), *m;
+    json_t *messages = conversation(p, a, err), *m;
     int n = (int)json_array_size(messages), rc = -1;
     size_t i, was = out->n;
     struct chat_msg *msg = mem_array((size_t)n + 1, sizeof *msg);

@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <time.h>
 
+#include "tok/calls.h"
 #include "tok/chat.h"
 
 struct prompter;
@@ -32,11 +33,13 @@ const char *prompter_name(const struct prompter *p); /* "template", "chatml", ..
 /* The family in use; CHAT_NONE for a template as well. */
 enum chat_format prompter_family(const struct prompter *p);
 bool prompter_has_template(const struct prompter *p);
+enum calls_style prompter_calls(const struct prompter *p); /* how its answers call functions */
 
 struct ask {
     const json_t *messages; /* array of {"role", "content", ...}; content: a string, null, or a list
                              * of {"type": "text", "text"}, which are joined by newlines */
-    const json_t *tools;    /* array, or NULL */
+    const json_t *tools;    /* array, or NULL; explained by calls_explain where the template knows
+                             * of none */
     const json_t *kwargs;   /* chat_template_kwargs: an object of scalars, or NULL */
     bool no_opening;        /* add_generation_prompt = false */
     bool continue_final;    /* the prompt ends inside the last message */

@@ -96,6 +96,70 @@ test("a schema holds the answer", async () => {
   assert.ok(Animal.safeParse(a.choices[0].message.parsed).success);
 });
 
+const tools = [
+  { type: "function", function: { name: "get_weather", description: "The weather of a town.", parameters: { type: "object", additionalProperties: false,
+    properties: { town: { type: "string", enum: ["Bonn", "Oslo"] }, days: { type: "integer", minimum: 1, maximum: 7 } }, required: ["town", "days"] } } },
+  { type: "function", function: { name: "stop_all", description: "Stops everything." } },
+];
+const checkCall = (call) => {
+  assert.equal(call.type, "function");
+  assert.ok(call.id);
+  const args = JSON.parse(call.function.arguments);
+  if (call.function.name === "stop_all") return assert.deepEqual(args, {});
+  assert.equal(call.function.name, "get_weather");
+  assert.ok(["Bonn", "Oslo"].includes(args.town) && args.days >= 1 && args.days <= 7 && Object.keys(args).length === 2, call.function.arguments);
+};
+
+test("a required call is valid, and its result can be told", async () => {
+  const messages = [{ role: "user", content: "What is the weather?" }];
+  const a = await client.chat.completions.create({ ...ask, messages, max_tokens: 200, tools, tool_choice: "required" });
+  assert.equal(a.choices[0].finish_reason, "tool_calls");
+  assert.equal(a.choices[0].message.content, null);
+  assert.equal(a.choices[0].message.tool_calls.length, 1);
+  checkCall(a.choices[0].message.tool_calls[0]);
+  const told = [...messages, a.choices[0].message, { role: "tool", tool_call_id: a.choices[0].message.tool_calls[0].id, content: "sunny" }];
+  const b = await client.chat.completions.create({ ...ask, messages: told, tools, tool_choice: "none" });
+  assert.ok(b.choices[0].message.content && !b.choices[0].message.tool_calls);
+});
+
+test("a named function is the one that is called, streamed or not", async () => {
+  for (const name of ["get_weather", "stop_all"]) {
+    const body = { ...ask, max_tokens: 200, tools, tool_choice: { type: "function", function: { name } } };
+    const whole = (await client.chat.completions.create(body)).choices[0];
+    const final = (await client.chat.completions.stream(body).finalChatCompletion()).choices[0];
+    for (const c of [whole, final]) {
+      assert.equal(c.finish_reason, "tool_calls");
+      assert.equal(c.message.tool_calls[0].function.name, name);
+      checkCall(c.message.tool_calls[0]);
+    }
+    assert.equal(final.message.tool_calls[0].function.arguments, whole.message.tool_calls[0].function.arguments);
+  }
+});
+
+test("functions run by the helper for tools get parsed arguments", async () => {
+  let asked = null;
+  const runner = client.chat.completions.runTools({ ...ask, max_tokens: 200, tool_choice: { type: "function", function: { name: "get_weather" } }, tools: [
+    { ...tools[0], function: { ...tools[0].function, function: (args) => { asked = args; return "sunny"; }, parse: JSON.parse } }] });
+  await runner.done();
+  assert.ok(["Bonn", "Oslo"].includes(asked.town), JSON.stringify(asked));
+});
+
+test("embeddings are unit vectors, however they are encoded", async () => {
+  const input = ["Once upon a time", "The little dog", "Once upon a time"];
+  const coded = await client.embeddings.create({ model, input }); // the client asks for base64 by itself
+  const plain = await client.embeddings.create({ model, input, encoding_format: "float" });
+  assert.deepEqual(coded.data.map((d) => d.index), [0, 1, 2]);
+  for (let i = 0; i < 3; i++) {
+    const [a, b] = [coded.data[i].embedding, plain.data[i].embedding];
+    assert.ok(Math.abs(Math.hypot(...a) - 1) < 1e-4);
+    assert.deepEqual(Array.from(Float32Array.from(a)), Array.from(Float32Array.from(b)));
+  }
+  assert.deepEqual(coded.data[0].embedding, coded.data[2].embedding);
+  assert.notDeepEqual(coded.data[0].embedding, coded.data[1].embedding);
+  assert.equal(coded.usage.prompt_tokens, plain.usage.total_tokens);
+  await assert.rejects(client.embeddings.create({ model, input, dimensions: 3 }), (e) => e instanceof OpenAI.BadRequestError && e.param === "dimensions");
+});
+
 test("models are listed and found by name", async () => {
   const list = await client.models.list();
   assert.equal(list.data[0].id, model);

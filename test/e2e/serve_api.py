@@ -1,13 +1,26 @@
 """serve_api.py - what requests may ask of the server beside text: log-probabilities of prompts, embeddings, tool calls,
 figures of a stream's course. The server itself is held by serve.py."""
 
+import atexit
 import base64
+import functools
 import json
 import math
 import struct
 
-from harness import BOS, CONTEXT, DIM, VOCAB, claim, main
-from serve import CHAT, TEXT, serving, shared
+from harness import BOS, CONTEXT, DIM, VOCAB, claim, copy_of, edit_json, made, main
+from server import Server, serving
+
+CHAT = {"messages": [{"role": "user", "content": "the cat and the dog"}], "max_tokens": 12}
+TEXT = {"prompt": "Once upon a time", "max_tokens": 12}
+
+
+@functools.cache
+def shared(*flags):
+    """A server for the claims that need no other flags."""
+    s = Server(*flags)
+    atexit.register(lambda: (s.p.kill(), s.p.wait()))
+    return s
 
 
 def scores(answer):
@@ -213,6 +226,163 @@ def many_inputs_pass_a_queue_that_holds_few():
         assert len(got) == 100 and len({json.dumps(d["embedding"]) for d in got}) == 2
         assert s.metric('pumice_sequences_ended_total{reason="length"}') == 100
         assert s.metric("pumice_prompt_tokens_total") > 0
+
+
+# -- functions ----------------------------------------------------------------------------------------------------
+
+COLOURS = {"type": "object", "properties": {"colour": {"$ref": "#/$defs/c"}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
+           "required": ["colour", "n"], "additionalProperties": False, "$defs": {"c": {"enum": ["red", "green"]}}}
+TOOLS = [{"type": "function", "function": {"name": "paint", "description": "Paints.", "parameters": COLOURS}},
+         {"type": "function", "function": {"name": "stop_all"}}]
+FORCED = {**CHAT, "max_tokens": 200, "temperature": 1, "tools": TOOLS, "tool_choice": "required"}
+
+
+def roomy():
+    """With a context for prompts that explain functions to a tokenizer that knows few words."""
+    return shared("-c", 4096)
+
+
+def check_call(call):
+    assert call["type"] == "function" and call["id"].startswith("call_") and len(call["id"]) == 21, call
+    args = json.loads(call["function"]["arguments"])
+    if call["function"]["name"] == "stop_all":
+        assert args == {}, args
+    else:
+        assert call["function"]["name"] == "paint" and args["colour"] in ("red", "green") and 0 <= args["n"] <= 9, call
+        assert set(args) == {"colour", "n"}, args
+
+
+@claim
+def a_required_call_is_valid_from_any_model():
+    s = roomy()
+    got = s.post("/v1/chat/completions", {**FORCED, "n": 12, "seed": 1})
+    calls = [c["message"]["tool_calls"] for c in got["choices"]]
+    for c in got["choices"]:
+        assert c["finish_reason"] == "tool_calls" and c["message"]["content"] is None and len(c["message"]["tool_calls"]) == 1, c
+        check_call(c["message"]["tool_calls"][0])
+    assert {c[0]["function"]["name"] for c in calls} == {"paint", "stop_all"}, calls
+    assert len({c[0]["id"] for c in calls}) == 12
+    for name in ("paint", "stop_all"):
+        got = s.post("/v1/chat/completions", {**FORCED, "tool_choice": {"type": "function", "function": {"name": name}}})
+        assert got["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == name, got
+
+
+def assemble(events, index=0):
+    """What a client makes of a stream: (content, calls, finish_reason)."""
+    content, calls, finish, roles = "", [], None, 0
+    for e in events:
+        for c in (c for c in e["choices"] if c["index"] == index):
+            d = c["delta"]
+            roles += "role" in d
+            content += d.get("content") or ""
+            finish = c["finish_reason"] or finish
+            for part in d.get("tool_calls", []):
+                if "id" in part:
+                    assert part["index"] == len(calls) and part["function"]["arguments"] == "", part
+                    calls.append(json.loads(json.dumps(part)))
+                else:
+                    assert "name" not in part["function"] and part["index"] == len(calls) - 1, part
+                    calls[-1]["function"]["arguments"] += part["function"]["arguments"]
+    assert roles == 1, roles
+    return content, calls, finish
+
+
+@claim
+def a_call_streams_its_name_and_then_its_arguments_in_pieces():
+    s = roomy()
+    body = {**FORCED, "seed": 4, "tool_choice": {"type": "function", "function": {"name": "paint"}}}
+    want = s.post("/v1/chat/completions", body)["choices"][0]["message"]["tool_calls"]
+    events = s.events("/v1/chat/completions", {**body, "logprobs": True, "return_tokens": True})
+    assert events.pop() == "[DONE]"
+    content, calls, finish = assemble(events)
+    assert (content, finish) == ("", "tool_calls"), events
+    check_call(calls[0])
+    assert [c["function"] for c in calls] == [c["function"] for c in want], (calls, want)
+    pieces = [p for e in events for p in e["choices"][0]["delta"].get("tool_calls", []) if "id" not in p]
+    assert len(pieces) > 2, pieces
+    n = sum(len(e["choices"][0]["tokens"]) for e in events if "tokens" in e["choices"][0])
+    assert n == sum(len(e["choices"][0]["logprobs"]["content"]) for e in events if e["choices"][0]["logprobs"]) > 5, events
+
+
+LLAMA3 = ("{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}Answer as {'name': F, \"parameters\": {...}}"
+          "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+@claim
+def a_template_of_llama_3s_kind_gets_calls_with_parameters():
+    folder = copy_of(made("chat"))
+    edit_json(folder, "tokenizer_config.json", chat_template=LLAMA3)
+    with serving("-c", 4096, model=folder) as s:
+        prompt = s.post("/apply-template", {**CHAT, "tools": TOOLS})["prompt"]
+        assert "You may call" not in prompt and '"stop_all"' in prompt, prompt
+        for seed in range(4):
+            body = {**FORCED, "seed": seed, "logprobs": True}
+            c = s.post("/v1/chat/completions", body)["choices"][0]
+            written = json.loads("".join(t["token"] for t in c["logprobs"]["content"]))
+            assert set(written) == {"name", "parameters"} and c["finish_reason"] == "tool_calls", c
+            check_call(c["message"]["tool_calls"][0])
+            content, calls, finish = assemble(s.events("/v1/chat/completions", body)[:-1])
+            assert (content, finish) == ("", "tool_calls"), (content, calls)
+            assert [x["function"] for x in calls] == [x["function"] for x in c["message"]["tool_calls"]], (calls, c)
+        # JSON that names no function of the request is an answer
+        other = {"type": "json_schema", "json_schema": {"schema": {"const": {"name": "fly", "parameters": {}}}}}
+        c = s.post("/v1/chat/completions", {**FORCED, "tool_choice": "auto", "response_format": other})["choices"][0]
+        assert json.loads(c["message"]["content"])["name"] == "fly" and "tool_calls" not in c["message"], c
+        ollama = s.post("/api/chat", {"messages": CHAT["messages"], "tools": TOOLS, "stream": False})
+        assert "message" in ollama, ollama
+
+
+@claim
+def tools_are_checked_by_name():
+    s = roomy()
+    tool = TOOLS[0]
+
+    def function(**kw):
+        return {"type": "function", "function": {"name": "f", **kw}}
+    wrong = [({"tools": [1]}, "tools"), ({"tools": [{"type": "web"}]}, "tools"), ({"tools": [function(name="a b")]}, "tools"),
+             ({"tools": [function(name="")]}, "tools"), ({"tools": [function(name=5)]}, "tools"), ({"tools": [tool, tool]}, "tools"),
+             ({"tools": [function(parameters=[])]}, "tools"), ({"tools": [function(name="x" * 65)]}, "tools"),
+             ({"tools": [function(name=f"f{i}") for i in range(129)]}, "tools"), ({"tools": {}}, "tools"),
+             ({"tools": [function(parameters={"not": {}})], "tool_choice": "required"}, "tools"),
+             ({"tool_choice": "required"}, "tool_choice"), ({"tools": TOOLS, "tool_choice": "some"}, "tool_choice"),
+             ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice"),
+             ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"), ({"tools": TOOLS, "tool_choice": 5}, "tool_choice"),
+             ({"tools": TOOLS, "parallel_tool_calls": 1}, "parallel_tool_calls"),
+             ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format")]
+    for body, param in wrong:
+        e = s.post("/v1/chat/completions", {**CHAT, **body}, status=400)["error"]
+        assert e["param"] == param and e["type"] == "invalid_request_error", (str(body)[:200], e)
+    for body in ({"tools": [function(parameters={"not": {}})]}, {"tool_choice": "none"}, {"tool_choice": "auto"}, {"tools": []}):
+        s.post("/v1/chat/completions", {**CHAT, **body})
+
+
+@claim
+def functions_reach_the_prompt_unless_none_may_be_called():
+    s = roomy()
+    bare = s.post("/v1/chat/completions", CHAT)
+    with_tools = s.post("/v1/chat/completions", {**CHAT, "tools": TOOLS})
+    none = s.post("/v1/chat/completions", {**CHAT, "tools": TOOLS, "tool_choice": "none"})
+    assert none["choices"] == bare["choices"] and none["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"], none
+    assert with_tools["usage"]["prompt_tokens"] > bare["usage"]["prompt_tokens"] + 20, with_tools
+    past = [*CHAT["messages"], {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "paint", "arguments": '{"n": 1}'}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "done"}]
+    prompt = s.post("/apply-template", {"messages": past, "tools": TOOLS})["prompt"]
+    assert '<tool_call>\n{"name": "paint", "arguments": {"n":1}}\n</tool_call><|im_end|>' in prompt, prompt
+    assert "user\n<tool_response>\ndone\n</tool_response><|im_end|>" in prompt and '"stop_all"' in prompt, prompt
+    later = s.post("/apply-template", {"messages": past})["prompt"]  # functions no more, but their past
+    assert prompt.endswith(later.removeprefix("<s>")) and '"stop_all"' not in later, later
+
+
+@claim
+def ollamas_clients_get_calls_with_objects():
+    s = roomy()
+    body = {"messages": CHAT["messages"], "tools": TOOLS, "stream": False, "options": {"num_predict": 8}}
+    got = s.post("/api/chat", body)
+    assert got["message"]["role"] == "assistant" and got["eval_count"] == 8 and "tool_calls" not in got["message"], got
+    lines = [json.loads(x) for x in s.post("/api/chat", {**body, "stream": True}).splitlines()]
+    assert lines[0]["message"]["content"] == got["message"]["content"] and lines[-1]["done"], lines
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ static bool known(void *ud, const char *name) {
 }
 
 static void hear(struct heard *h, uint8_t how, const char *text, size_t n, size_t piece) {
-    struct calls *c = calls_new(&(struct calls_opts){how & 1 ? CALLS_LLAMA3 : CALLS_HERMES,
-                                                     !(how & 1) && (how & 2), known, on_part, h});
+    struct calls *c = calls_new(&(struct calls_opts){
+        how & 1 ? CALLS_LLAMA3 : CALLS_HERMES, !(how & 1) && (how & 2), known, NULL, on_part, h});
     for (size_t at = 0; at < n; at += piece)
         calls_feed(c, text + at, piece < n - at ? piece : n - at);
     calls_end(c);

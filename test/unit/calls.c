@@ -35,7 +35,7 @@ static void hear(struct heard *h, enum calls_style style, bool inside, const cha
                  uint64_t most) {
     struct rng r;
     size_t n = strlen(text), at = 0;
-    struct calls *c = calls_new(&(struct calls_opts){style, inside, known, on_part, h});
+    struct calls *c = calls_new(&(struct calls_opts){style, inside, known, NULL, on_part, h});
     rng_seed(&r, most);
     while (at < n) {
         size_t k = most ? 1 + rng_below(&r, (uint32_t)most) : n;
@@ -140,7 +140,7 @@ static void a_call_that_breaks_off_keeps_what_came(void **state) {
 static void a_name_and_its_arguments_come_as_soon_as_they_are_certain(void **state) {
     (void)state;
     struct heard h = {0};
-    struct calls *c = calls_new(&(struct calls_opts){CALLS_HERMES, false, NULL, on_part, &h});
+    struct calls *c = calls_new(&(struct calls_opts){CALLS_HERMES, false, NULL, NULL, on_part, &h});
     calls_feed(c, "<tool_call>{\"name\": \"go", 23);
     assert_int_equal(h.pieces, 0);
     calls_feed(c, "\"", 1);
@@ -173,6 +173,7 @@ static void a_conversation_with_calls_is_spelled_out_for_models_without(void **s
         "\"name\":"
         "\"go\",\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"done\"}]",
         0, NULL);
+    calls_spell(talk);
     calls_explain(talk, tools);
     assert_int_equal(json_array_size(talk), 4);
     const char *system = json_string_value(json_object_get(json_array_get(talk, 0), "content"));

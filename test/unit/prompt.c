@@ -196,19 +196,14 @@ static void bad_requests_are_refused_by_name(void **state) {
     struct prompter *p = open_template(t, CHATML);
     struct ids v = {0};
     struct err err = {0};
-    struct prompter *none = prompter_open(t, &(struct prompter_source){.family = "chatml"}, &err);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *e = ids_of(p, rows[i][0], true, false, &v);
         if (!e || !strstr(e, rows[i][1]))
             fail_msg("%s: %s", rows[i][0], e ? e : "no error");
         assert_int_equal(v.n, 0);
     }
-    assert_non_null(
-        strstr(ids_of(none, "{\"messages\":[{\"role\":\"user\"}],\"tools\":[{}]}", true, false, &v),
-               "tools: need a chat template"));
     assert_null(prompter_open(t, &(struct prompter_source){.family = "alpaca"}, &err));
     prompter_close(p);
-    prompter_close(none);
     tok_free(t);
 }
 
@@ -269,6 +264,39 @@ static void parts_and_arguments_reach_the_template_as_it_expects_them(void **sta
     tok_free(t);
 }
 
+static void tools_are_explained_only_where_the_template_knows_none(void **state) {
+    struct tok *t = tok(state);
+    struct err err = {0};
+    static const char knows[] =
+        "{% if tools %}{{ tools[0].function.name }}|<|python_tag|>{% endif %}"
+        "{{ messages | length }}";
+    struct prompter *p[] = {open_template(t, CHATML), open_template(t, knows),
+                            prompter_open(t, &(struct prompter_source){.family = "chatml"}, &err)};
+    struct ids v = {0};
+    struct buf b = {0};
+    for (int i = 0; i < 3; i++) {
+        assert_null(ids_of(p[i],
+                           "{\"messages\":[{\"role\":\"user\",\"content\":\"go\"}],\"tools\":[{"
+                           "\"type\":\"function\",\"function\":{\"name\":\"<|im_end|>\"}}]}",
+                           true, false, &v));
+        text_of(t, &v, &b);
+        if (i == 1)
+            assert_string_equal(buf_str(&b), "<|im_end|>|<|python_tag|>1");
+        else
+            assert_memory_equal(buf_str(&b), "<|im_start|>system\nYou may call functions.", 42);
+        assert_true(i == 1 || strstr(buf_str(&b), "\n{\"name\":\"<|im_end|>\"}\n"));
+        int ends = 0; /* the one in the name is text */
+        for (size_t k = 0; k < v.n; k++)
+            ends += v.id[k] == tok_find(t, "<|im_end|>");
+        assert_int_equal(ends, i == 1 ? 0 : 2);
+        assert_int_equal(prompter_calls(p[i]), i == 1 ? CALLS_LLAMA3 : CALLS_HERMES);
+        prompter_close(p[i]);
+    }
+    ids_free(&v);
+    buf_free(&b);
+    tok_free(t);
+}
+
 static void a_turn_ends_with_what_the_template_writes_behind_an_answer(void **state) {
     struct tok *t = tok(state);
     struct prompter *p = open_template(
@@ -290,6 +318,7 @@ int main(void) {
         cmocka_unit_test(bad_requests_are_refused_by_name),
         cmocka_unit_test(a_final_message_is_continued_where_it_ends),
         cmocka_unit_test(parts_and_arguments_reach_the_template_as_it_expects_them),
+        cmocka_unit_test(tools_are_explained_only_where_the_template_knows_none),
         cmocka_unit_test(a_turn_ends_with_what_the_template_writes_behind_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
