@@ -4,15 +4,21 @@
  * EPOLLRDHUP only.  An event names a descriptor, which may have been closed and given to another
  * connection meanwhile: what counts is poll() on it under the lock.  A client that half-closes
  * while its answer is made counts as gone, as with nginx.  One that does so before its request is
- * whole is cut off soon: libmicrohttpd misses an end that arrives together with data. */
+ * whole is cut off soon: libmicrohttpd misses an end that arrives together with data.
+ *
+ * A deadline is the client's, so it does not count, for BEHIND_MS at most, while the connection
+ * waits for us: a server that has more to do than it can, or was stopped for a while, must not give
+ * up those who did all they should. */
 #include "serve/guard.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,7 +26,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 
-enum { TICK_MS = 50, HUNG_MS = 1000 };
+enum { TICK_MS = 50, HUNG_MS = 1000, BEHIND_MS = 60000 };
 
 struct conn {
     bool open, hung; /* hung: the client sends nothing more */
@@ -46,6 +52,16 @@ static struct conn *conn_of(struct guard *g, int fd) {
 static bool has_left(int fd) {
     struct pollfd p = {.fd = fd, .events = POLLRDHUP};
     return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+/* Whether it is us that the connection waits for: what the client sent has not been read, or it has
+ * taken all that was written. */
+static bool behind(const struct conn *c, int fd) {
+    bool writes = c->state == CONN_RUN || c->state == CONN_WRITE;
+    int n = 0;
+    if (ioctl(fd, writes ? SIOCOUTQ : FIONREAD, &n))
+        return false;
+    return writes ? n == 0 : n > 0;
 }
 
 /* Wakes libmicrohttpd if it waits for this socket, and whoever makes the answer. */
@@ -82,7 +98,10 @@ static void check_deadlines(struct guard *g, int64_t now) {
         struct conn *c = conn_of(g, fd);
         if (!c)
             continue;
-        if ((c->due && now > c->due) || (c->state == CONN_RUN && !c->watch.tick(c->watch.ud, now)))
+        bool late =
+            (c->due && now > c->due) || (c->state == CONN_RUN && !c->watch.tick(c->watch.ud, now));
+        bool spared = late && (!c->due || now < c->due + BEHIND_MS * 1000LL) && behind(c, fd);
+        if (late && !spared)
             give_up(c, fd);
     }
 }
