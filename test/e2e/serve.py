@@ -481,6 +481,24 @@ def a_client_that_does_not_read_is_given_up():
 
 
 @claim
+def a_server_that_was_stopped_for_a_while_gives_nobody_up():
+    with serving("-np", 2, "-c", ENDLESS, "--header-timeout", 1, "--body-timeout", 1, "--write-timeout", 1) as s:
+        with s.busy() as stream, s.connect() as header, s.connect() as body:
+            data = request({**TEXT, "max_tokens": 2}, extra="Connection: close\r\n")
+            header.sendall(data[:20])
+            body.sendall(data[:-20])
+            s.p.send_signal(signal.SIGSTOP)
+            header.sendall(data[20:])
+            body.sendall(data[-20:])
+            time.sleep(2.5)  # more than any of the timeouts
+            s.p.send_signal(signal.SIGCONT)
+            for c in (header, body):
+                assert b"200 OK" in read_all(c)
+            for _ in range(100):
+                read_until(stream, b"data: {")
+
+
+@claim
 def streams_side_by_side_give_the_text_of_each_alone():
     with serving("-np", 4) as s:
         bodies = [{"prompt": " ".join(["the cat", "One day", "a big ship", "in the snow"][i % 4:]), "max_tokens": 10 + i,
