@@ -122,11 +122,11 @@ class Server(Command):
 
 # -- samples ---------------------------------------------------------------------------------------------------------
 
-def sample(a, client, server, seed):
+def sample(a, client, server, seed, prompts=None):
     """What `bench serve` measures with the prompts of this seed."""
     args = ["bench", "serve", "--url", server.url, "--random-input-len", a.input, "--random-output-len", a.output,
             "--num-warmups", 0, "--seed", seed, "--json"]
-    args += ["-n", a.streams, "--long-prompt", a.long] if a.long else ["-n", a.prompts, "--max-concurrency", a.streams]
+    args += ["-n", a.streams, "--long-prompt", a.long] if a.long else ["-n", prompts or a.prompts, "--max-concurrency", a.streams]
     try:
         out, _ = client.run(args, a)
     except Fail as e:
@@ -179,13 +179,13 @@ def compare(a, client, ours, peers, path):
     chosen = {"": ours}
     for name, alternatives in peers.items():
         chosen[name] = choose(a, client, alternatives, path)
-    rounds, names = [], list(chosen)
+    rounds, names, first = [], list(chosen), {}
     try:
-        for s in chosen.values():
+        for name, s in chosen.items():
             s.start(path)
-            sample(a, client, s, 1)  # touches all memory
+            first[name] = sample(a, client, s, 1, a.streams)  # touches all memory
         with Idle(chosen.values()):
-            time.sleep(1)
+            time.sleep(0.5)
         for i in range(a.rounds):
             k, result = i % len(names), {}
             for name in names[k:] + names[:k]:
@@ -200,14 +200,14 @@ def compare(a, client, ours, peers, path):
     finally:
         for s in chosen.values():
             s.stop()
-    return make_row(a, path, chosen, rounds)
+    return make_row(a, path, chosen, first, rounds)
 
 
 def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def make_row(a, path, chosen, rounds):
+def make_row(a, path, chosen, first, rounds):
     row = {"file": os.path.basename(path), "threads": a.threads, "streams": a.streams, "input_len": a.input,
            "output_len": a.output, "long_prompt": a.long, "context": a.context, "rounds": a.rounds,
            "prompts": a.streams if a.long else a.prompts, "servers": {}}
@@ -216,8 +216,9 @@ def make_row(a, path, chosen, rounds):
         side = {"command": s.text, "peak_bytes": mine[-1]["server_peak_bytes"],
                 "client_cpu_fraction": statistics.median(j["client_cpu_seconds"] / j["duration"] for j in mine)}
         for key in ("kv_held_bytes", "kv_live_bytes", "kv_static_bytes"):
-            told = [j[key] for j in mine if j.get(key) is not None]
+            told = [j[key] for j in [first[name], *mine] if j.get(key) is not None]
             side[key] = max(told) if told else None
+        side["kv_held_first_bytes"] = first[name].get("kv_held_bytes")
         for key, _ in metrics(a):
             side[key] = spread([j[key] for j in mine])
             if name and all(j[key] > 0 for j in mine):
@@ -254,8 +255,9 @@ def show(a, row):
             cells += [cell(servers[n][key]), f"**{ratio['median']:.2f}** ({ratio['min']:.2f}..{ratio['max']:.2f})" if ratio
                       else "-"]
         print(f"| {title} | " + " | ".join(cells) + " |")
-    for key, title in [("peak_bytes", "most resident memory, MiB"), ("kv_held_bytes", "KV memory held at most, MiB"),
-                       ("kv_live_bytes", "of it by running answers, MiB"),
+    for key, title in [("peak_bytes", "most resident memory, MiB"),
+                       ("kv_held_first_bytes", f"KV memory held with the first {a.streams} answers, MiB"),
+                       ("kv_held_bytes", "the same later, with what past prompts left, MiB"),
                        ("kv_static_bytes", "all slots at full context, MiB")]:
         cells = [mib(servers["pumice"][key])]
         for n in names:
@@ -285,7 +287,7 @@ def parse():
     p.add_argument("-t", "--threads", type=positive, default=2)
     p.add_argument("--streams", type=positive, default=16, help="answers at a time (default 16)")
     p.add_argument("--input", type=positive, default=256, help="tokens of a prompt (default 256)")
-    p.add_argument("--output", type=positive, help="tokens generated (default 64, with --long 256)")
+    p.add_argument("--output", type=positive, help="tokens generated (default 64, with --long 512)")
     p.add_argument("-n", "--prompts", type=positive, help="in a sample (default twice --streams)")
     p.add_argument("--long", type=positive, default=0, metavar="N", help="send a prompt of N tokens while all answers run")
     p.add_argument("-c", "--context", type=positive, help="tokens of a slot (default 2048, with --long what it needs)")
@@ -294,7 +296,7 @@ def parse():
     p.add_argument("--timeout", type=positive, default=600, metavar="S", help="of one sample, or of a start (default 600)")
     p.add_argument("--json", action="store_true")
     a = p.parse_args()
-    a.output = a.output or (256 if a.long else 64)
+    a.output = a.output or (512 if a.long else 64)
     a.prompts = a.prompts or 2 * a.streams
     a.context = a.context or -(-max(2048, a.input + a.output + 1, a.long + 2) // 256) * 256
     return a
