@@ -187,8 +187,8 @@ async def all_at_once(s, n, tokens):
 
 
 def streams(n):
-    for tokens in (48, 200, 450):  # more where the machine is through with the first before the last has come
-        with serving("-np", min(n, 4096), "--max-queue", n, "--max-connections", n + 64) as s:
+    for tokens in (48, 96, 200, 400, 4000):  # more where the machine is through with the first before the last has come
+        with serving("-np", min(n, 4096), "--max-queue", n, "--max-connections", n + 64, "-c", tokens + 64) as s:
             r = asyncio.run(all_at_once(s, n, tokens))
         check(r["broken"] == r["tokens_lost"] == 0 and r["tokens_generated"] == r["tokens"], r)
         if r["live_at_once"] == n:
@@ -286,8 +286,7 @@ async def come_and_go(s, n, rng):
 
     async def leaver(i):
         while todo:
-            todo.pop()
-            state = rng.choice(STATES)
+            state = STATES[todo.pop() % len(STATES)]
             by_state[state] += 1
             times.append(await watch.gone(100 + i, await leave(s, state, 100 + i, rng)))
     staying = [asyncio.ensure_future(steady(i)) for i in range(stay)]
