@@ -1,5 +1,5 @@
 /* sample.c - see sample.h. Order of the filters as in llama.cpp: bias and penalties, top_k, top_p,
- * min_p, temperature.  The largest logit of every 64 is found first, in one pass; whoever looks for
+ * min_p, temperature; typical_p comes behind top_p.  The largest logit of every 64 is found first, in one pass; whoever looks for
  * the k best then skips all others.  Nothing sorts a vocabulary of 150,000. */
 #include "model/sample.h"
 
@@ -243,6 +243,30 @@ static int select_best(struct sampler *p, float top) {
     return limit;
 }
 
+/* Locally typical sampling (Meister et al., TACL 2023) among the `kept` candidates: the smallest set
+ * that holds typical_p of their mass, those first whose surprise is nearest to what is expected.
+ * They end up at cand[vocab-1], [vocab-2], ...; returns how many. */
+static int keep_typical(struct sampler *p, int kept, float top) {
+    struct cand *h = p->cand + p->vocab - kept;
+    double total = 0, entropy = 0, sum = 0;
+    int n = 0;
+    for (int i = 0; i < kept; i++)
+        total += exp((double)h[i].logit - top);
+    for (int i = 0; i < kept; i++) { /* e^-inf times -inf is not a number, but nothing */
+        double x = (double)h[i].logit - top, share = exp(x) / total;
+        entropy += share > 0 ? share * (log(total) - x) : 0;
+    }
+    for (int i = 0; i < kept; i++)
+        h[i].logit = (float)-fabs(log(total) - ((double)h[i].logit - top) - entropy);
+    heap_make(h, kept);
+    while (n < kept && sum < (double)p->s.typical_p * total) {
+        heap_pop(h, kept - n++);
+        h[kept - n].logit = p->weight[h[kept - n].id];
+        sum += exp((double)h[kept - n].logit - top);
+    }
+    return n;
+}
+
 /* Draws among the candidates; `top` is the best logit. */
 static int32_t draw(struct sampler *p, float top) {
     const struct sampling *s = &p->s;
@@ -252,6 +276,8 @@ static int32_t draw(struct sampler *p, float top) {
     else
         for (int i = 0; i < n; i++)
             p->cand[i] = (struct cand){i, p->weight[i]};
+    if (s->typical_p > 0 && s->typical_p < 1)
+        kept = keep_typical(p, kept, top);
     float floor = s->min_p > 0 ? top + logf(s->min_p) : -INFINITY;
     double sum = 0;
     for (int i = 0; i < kept; i++) { /* walk from the back, where select_best left the best */

@@ -17,6 +17,7 @@ struct sampling {
     float temp;           /* 0 = greedy                                                     */
     int top_k;            /* 0 = off                                                        */
     float top_p, min_p;   /* 1 and 0 = off                                                  */
+    float typical_p;      /* 0 or 1 = off; of what top_k and top_p keep                     */
     float repeat_penalty; /* 1 = off; applied to tokens among the last repeat_last_n        */
     int repeat_last_n;    /* 0 = none, -1 = all                                             */
     float presence_penalty, frequency_penalty; /* 0 = off; OpenAI's definition, generated tokens */

@@ -220,6 +220,7 @@ static struct sampling sampling_of(const struct call *c, int choice) {
     set_real(&s.temp, p->temperature);
     set_real(&s.top_p, p->top_p);
     set_real(&s.min_p, p->min_p);
+    set_real(&s.typical_p, p->typical_p);
     set_real(&s.repeat_penalty, p->repeat_penalty);
     set_real(&s.presence_penalty, p->presence_penalty);
     set_real(&s.frequency_penalty, p->frequency_penalty);

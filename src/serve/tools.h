@@ -1,5 +1,5 @@
-/* tools.h - functions that an answer may call: what a request says of them, the schema that holds an
- * answer to a call, and calls as OpenAI's JSON. */
+/* tools.h - functions that an answer may call: what a request says of them, the schema that holds
+ * an answer to a call, and calls as OpenAI's JSON. */
 #ifndef SERVE_TOOLS_H
 #define SERVE_TOOLS_H
 

@@ -169,6 +169,15 @@ def a_stream_tells_how_far_the_prompt_was_read():
         assert not any("prompt_progress" in e for e in plain[:-1]) and "timings" not in plain[0], plain
 
 
+@claim
+def typical_p_narrows_what_is_drawn():
+    s = shared()
+    body = {**TEXT, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "max_tokens": 1, "n": 16, "seed": 1, "logprobs": 0}
+    free = {c["logprobs"]["tokens"][0] for c in s.post("/v1/completions", body)["choices"]}
+    held = {c["logprobs"]["tokens"][0] for c in s.post("/v1/completions", {**body, "typical_p": 0.01})["choices"]}
+    assert len(held) == 1 < len(free), (held, free)
+
+
 # -- embeddings ---------------------------------------------------------------------------------------------------
 
 @claim

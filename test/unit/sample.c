@@ -125,6 +125,51 @@ static void min_p_drops_what_is_unlikely_beside_the_best(void **state) {
     assert_int_equal(count[2], 0);
 }
 
+/* The set by sorting, as the paper defines it. */
+static void typical_set(const double *prob, int n, double mass, bool *in) {
+    double entropy = 0, sum = 0;
+    for (int i = 0; i < n; i++) {
+        entropy -= prob[i] * log(prob[i]);
+        in[i] = false;
+    }
+    while (sum < mass) {
+        int next = -1;
+        for (int i = 0; i < n; i++)
+            if (!in[i] &&
+                (next < 0 || fabs(-log(prob[i]) - entropy) < fabs(-log(prob[next]) - entropy)))
+                next = i;
+        in[next] = true;
+        sum += prob[next];
+    }
+}
+
+static void typical_p_keeps_what_surprises_as_much_as_expected(void **state) {
+    (void)state;
+    enum { N = 6 };
+    const double prob[N] = {0.6, 0.15, 0.12, 0.08, 0.04, 0.01};
+    float logits[N];
+    for (int i = 0; i < N; i++)
+        logits[i] = (float)log(prob[i]) + 3;
+    for (float mass = 0.1f; mass < 1; mass += 0.17f) {
+        struct sampling s = plain(1);
+        int count[N];
+        bool in[N];
+        s.typical_p = mass;
+        typical_set(prob, N, (double)mass, in);
+        tally(s, logits, N, count);
+        for (int i = 0; i < N; i++)
+            assert_int_equal(count[i] > 0, in[i]);
+    }
+    struct sampling s = plain(1);
+    s.typical_p = 0.1f; /* not the likeliest */
+    assert_int_equal(once(s, logits, N), 1);
+    s.top_k = 1;
+    assert_int_equal(once(s, logits, N), 0);
+    s = plain(1);
+    s.typical_p = 0.5f;
+    assert_int_equal(once(s, (float[]){-INFINITY, 2, -INFINITY}, 3), 1);
+}
+
 static void same_seed_gives_the_same_tokens_whatever_the_filter_order(void **state) {
     (void)state;
     float logits[500];
@@ -218,6 +263,7 @@ int main(void) {
         cmocka_unit_test(top_k_finds_the_k_best_of_a_whole_vocabulary),
         cmocka_unit_test(top_p_keeps_the_smallest_set_that_reaches_p),
         cmocka_unit_test(min_p_drops_what_is_unlikely_beside_the_best),
+        cmocka_unit_test(typical_p_keeps_what_surprises_as_much_as_expected),
         cmocka_unit_test(same_seed_gives_the_same_tokens_whatever_the_filter_order),
         cmocka_unit_test(repetition_penalty_reaches_back_over_the_last_n_only),
         cmocka_unit_test(presence_and_frequency_count_generated_tokens_only),
