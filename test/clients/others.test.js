@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { InferenceClient } from "@huggingface/inference";
-import { ChatOpenAI } from "@langchain/openai";
-import { generateObject, generateText, streamText } from "ai";
+import { ChatOpenAI, OpenAIEmbeddings } from "@langchain/openai";
+import { embedMany, generateObject, generateText, streamText, tool } from "ai";
 import { z } from "zod";
 import { serve } from "./server.js";
 
@@ -28,6 +28,37 @@ test("AI SDK: an object in JSON mode", async () => {
   const schema = z.object({ title: z.string().max(20), pages: z.number().int().min(1).max(99) });
   const { object } = await generateObject({ model, schema, prompt, temperature: 0, maxOutputTokens: 200, maxRetries: 0 });
   assert.ok(schema.safeParse(object).success);
+});
+
+const parameters = z.object({ town: z.enum(["Bonn", "Oslo"]), days: z.number().int().min(1).max(7) });
+
+test("AI SDK: a required tool is called with valid input, whole and streamed", async () => {
+  const model = createOpenAICompatible({ name: "pumice", baseURL: v1 })("default");
+  const ask = { model, prompt, temperature: 0, maxOutputTokens: 200, maxRetries: 0, toolChoice: "required",
+    tools: { weather: tool({ description: "The weather of a town.", inputSchema: parameters }) } };
+  const one = await generateText(ask);
+  assert.equal(one.finishReason, "tool-calls");
+  assert.equal(one.toolCalls[0].toolName, "weather");
+  assert.ok(parameters.safeParse(one.toolCalls[0].input).success);
+  assert.deepEqual((await streamText(ask).toolCalls).map((c) => c.input), one.toolCalls.map((c) => c.input));
+});
+
+test("AI SDK: embeddings", async () => {
+  const model = createOpenAICompatible({ name: "pumice", baseURL: v1 }).textEmbeddingModel("default");
+  const { embeddings } = await embedMany({ model, values: ["a cat", "a dog", "a cat"], maxRetries: 0 });
+  assert.deepEqual(embeddings[0], embeddings[2]);
+  assert.ok(Math.abs(Math.hypot(...embeddings[1]) - 1) < 1e-4);
+});
+
+test("LangChain: a bound tool that must be called, and embeddings", async () => {
+  const chat = new ChatOpenAI({ model: "default", temperature: 0, maxTokens: 200, apiKey: "none", maxRetries: 0, configuration: { baseURL: v1 } });
+  const tools = [{ type: "function", function: { name: "weather", parameters: z.toJSONSchema(parameters) } }];
+  const one = await chat.bindTools(tools, { tool_choice: "weather" }).invoke(prompt);
+  assert.equal(one.tool_calls[0].name, "weather");
+  assert.ok(parameters.safeParse(one.tool_calls[0].args).success);
+  const embed = new OpenAIEmbeddings({ model: "default", apiKey: "none", maxRetries: 0, configuration: { baseURL: v1 } });
+  const vectors = await embed.embedDocuments(["a cat", "a dog"]);
+  assert.deepEqual(vectors[0], await embed.embedQuery("a cat"));
 });
 
 test("LangChain: invoke and stream", async () => {
