@@ -7,6 +7,7 @@
 
 void panel_avx2(struct kern *k);
 void panel_vnni(struct kern *k);
+void pack_vnni(struct kern *k);
 
 /* The product, if it has tokens enough for that; false if it has not, and nothing was done. */
 bool many_vnni(enum dtype t, const struct gemm *g);

@@ -36,5 +36,6 @@ static double probe_i8(long iters) {
 void kern_vnni(struct kern *k) {
     blocks_fill(k);
     panel_vnni(k);
+    pack_vnni(k);
     k->probe_i8 = probe_i8;
 }
