@@ -13,7 +13,13 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { MOST_PROMPTS = 256, STOP_BYTES = 256, MOST_STOP_IDS = 64, MOST_BIAS = 1024 };
+enum {
+    MOST_PROMPTS = 256,
+    STOP_BYTES = 256,
+    MOST_STOP_IDS = 64,
+    MOST_BIAS = 1024,
+    MOST_SCORES = 1 << 18
+};
 
 /* -- reading a request ------------------------------------------------------------------------- */
 
@@ -181,6 +187,19 @@ static int read_prompts(struct call *c, struct fault *f) {
     return 0;
 }
 
+/* What prompts are worth is kept until the answer: it must not grow without bound. */
+static int check_scores(const struct call *c, struct fault *f) {
+    int64_t n = 0, each = c->n_prompt_logprobs + 1;
+    for (int i = 0; i < c->n_prompt; i++)
+        n += (int64_t)c->prompt[i].n * (c->p.stream ? c->p.n : 1);
+    each += c->echo_logprobs ? c->n_logprobs + 1 : 0;
+    if (n * each <= MOST_SCORES)
+        return 0;
+    return fault_set(f, 400, "out_of_range", c->echo_logprobs ? "logprobs" : "prompt_logprobs",
+                     "%lld log-probabilities of prompts are asked for, at most %d go in a request",
+                     (long long)(n * each), MOST_SCORES);
+}
+
 static int read_messages(struct call *c, struct fault *f) {
     const char *opening = tools_opening(&c->tools);
     c->prompt = mem_array(1, sizeof *c->prompt);
@@ -319,7 +338,7 @@ struct call *call_read(struct server *s, struct exchange *x, enum endpoint at, j
         read_bias(c, f) || read_format(c, f) || read_tools(c, f) ||
         option_bool(c->p.stream_options, "include_usage", &c->usage_event, f) ||
         option_bool(c->p.stream_options, "continuous_usage_stats", &c->usage_each, f) ||
-        (at == AT_CHAT ? read_messages(c, f) : read_prompts(c, f))) {
+        (at == AT_CHAT ? read_messages(c, f) : read_prompts(c, f)) || check_scores(c, f)) {
         call_free(c);
         return NULL;
     }

@@ -26,15 +26,17 @@ static json_t *token_text(const struct tok *t, int32_t id, struct buf *bytes) {
     return s;
 }
 
-static json_t *chat_token(const struct tok *t, int32_t id, float logprob) {
+/* A token with what it is worth; chats have its bytes as well. */
+static json_t *scored(const struct call *c, int32_t id, float logprob) {
     struct buf b = {0};
-    json_t *j = json_object(), *bytes = json_array();
-    json_object_set_new(j, "token", token_text(t, id, &b));
+    json_t *j = json_object(), *bytes = c->at == AT_CHAT ? json_array() : NULL;
+    json_object_set_new(j, "token", token_text(c->server->m->tok, id, &b));
     json_object_set_new(j, "logprob",
                         isnan(logprob) ? json_null() : json_real(finite_log(logprob)));
-    for (size_t i = 0; i < b.len; i++)
+    for (size_t i = 0; bytes && i < b.len; i++)
         json_array_append_new(bytes, json_integer((unsigned char)b.data[i]));
-    json_object_set_new(j, "bytes", bytes);
+    if (bytes)
+        json_object_set_new(j, "bytes", bytes);
     buf_free(&b);
     return j;
 }
@@ -47,13 +49,13 @@ static const struct logprob *piece_top(const struct choice *k, size_t i, int wan
 
 /* Piece i's entry of `content` (chat); the same object serves completions, see columns(). */
 static json_t *piece_logprob(const struct choice *k, size_t i) {
-    const struct tok *t = k->call->server->m->tok;
+    const struct call *c = k->call;
     const struct piece *p = &k->box.piece[i];
     int n;
-    const struct logprob *top = piece_top(k, i, k->call->n_logprobs, &n);
-    json_t *j = chat_token(t, p->id, p->logprob), *list = json_array();
+    const struct logprob *top = piece_top(k, i, c->n_logprobs, &n);
+    json_t *j = scored(c, p->id, p->logprob), *list = json_array();
     for (int a = 0; a < n; a++)
-        json_array_append_new(list, chat_token(t, top[a].id, top[a].logprob));
+        json_array_append_new(list, scored(c, top[a].id, top[a].logprob));
     json_object_set_new(j, "top_logprobs", list);
     return j;
 }

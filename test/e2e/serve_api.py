@@ -100,6 +100,11 @@ def prompt_logprobs_have_the_shape_of_vllms():
     assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"] and "prompt_logprobs" not in chat["choices"][0], chat
     e = s.post("/v1/completions", {**TEXT, "prompt_logprobs": 1, "stream": True}, status=400)["error"]
     assert e["param"] == "prompt_logprobs", e
+    with serving("-c", 40000) as t:
+        for asked, param in (({"echo": True, "logprobs": 20}, "logprobs"), ({"prompt_logprobs": 20}, "prompt_logprobs"),
+                             ({"echo": True, "logprobs": 0, "stream": True, "n": 16}, "logprobs")):
+            e = t.post("/v1/completions", {"prompt": [[5] * 20000], "max_tokens": 0, **asked}, status=400)["error"]
+            assert e["param"] == param and "at most 262144" in e["message"], e
 
 
 @claim
