@@ -262,6 +262,12 @@ def bench_serve_reports_what_the_server_did():
         assert 0 <= low <= high <= r[f"max_{name}_ms"] and r[f"mean_{name}_ms"] >= 0, (name, r)
     assert r["mean_ttft_ms"] > 0 and r["mean_e2el_ms"] > 0, r  # the time between tokens that come together is 0
     assert abs(r["output_throughput"] * r["duration"] - 48) < 0.01, r
+    assert 0 <= r["kv_live_bytes"] <= r["kv_held_bytes"] > 0 and r["kv_static_bytes"] > 0 and r["server_resident_bytes"] > 0, r
+    assert r["client_cpu_seconds"] > 0, r
+    hashes = [pumice("bench", "serve", "--url", url, "-n", 2, "--input-len", 9, "--output-len", 1, "--json", "--seed", seed).json
+              ["prompts_hash"] for seed in (1, 1, 2)]
+    assert hashes[0] == hashes[1] != hashes[2] and len(hashes[0]) == 16, hashes
+    refuses(2, "--long-prompt: not with --request-rate", "bench", "serve", "--url", url, "--long-prompt", 9, "--request-rate", 1)
     pumice("bench", "serve", "--url", url + "/nothing", status=6)
     pumice("bench", "serve", "--url", url, "--model", "other", "-n", 1, "--num-warmups", 0, status=6)
 
