@@ -23,7 +23,7 @@ struct serve_cmd {
     const char *schedule;
     float tbt_slo_ms;
     struct opt_list key;
-    int port, n_slot, max_queue, max_n, max_connections, ping, drain;
+    int port, n_slot, max_queue, max_queue_ms, max_n, max_connections, ping, drain;
     int header, body, write, idle, max_body_mib;
     bool any_model, no_auth, help_params, help;
 };
@@ -62,6 +62,7 @@ static struct server_opts options(const struct serve_cmd *c, const struct gen *g
         .compat_vllm = c->compat != NULL,
         .n_slot = c->n_slot,
         .max_queue = c->max_queue,
+        .max_queue_ms = c->max_queue_ms,
         .max_n = c->max_n,
         .max_new = g->n_predict,
         .sampling = g->sampling,
@@ -177,6 +178,8 @@ int cmd_serve(int argc, char **argv) {
         {"parallel", 0, "np", OPT_INT, &c.n_slot, 1, 4096, "N", "sequences at a time (default 8)"},
         {"max-queue", 0, NULL, OPT_INT, &c.max_queue, 0, 1 << 20, "N",
          "sequences that may wait; more are refused with 429 (default 512)"},
+        {"max-queue-ms", 0, NULL, OPT_INT, &c.max_queue_ms, 0, 86400000, "MS",
+         "what has waited longer for its turn is refused with 503 (default 0: none)"},
         {"schedule", 0, NULL, OPT_STR, &c.schedule, .arg = "NAME",
          .help = "sarathi (default); for comparison prefill-first or unchunked"},
         {"tbt-slo", 0, NULL, OPT_FLOAT, &c.tbt_slo_ms, 0, 1e7, "MS",

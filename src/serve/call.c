@@ -262,8 +262,6 @@ static void constrain(struct call *c, struct choice *k) {
     const struct cfg *cfg = &c->server->m->cfg;
     int32_t end[sizeof c->stop_id / sizeof c->stop_id[0] + sizeof cfg->eos / sizeof cfg->eos[0]];
     int n = 0;
-    if (!c->server->guide_vocab)
-        c->server->guide_vocab = guide_vocab_new(c->server->m->tok);
     for (int i = 0; i < cfg->n_eos && !c->p.ignore_eos; i++)
         end[n++] = cfg->eos[i];
     for (int i = 0; i < c->n_stop_id; i++)
@@ -423,19 +421,24 @@ bool call_take(struct call *c) {
     return all;
 }
 
+int task_fault(const struct task *t, struct fault *f) {
+    if (t->usage.why == FIN_CANCELLED)
+        return fault_set(f, 503, "stopping", NULL, "the server is stopping");
+    if (t->err.code == E_BUSY) {
+        f->retry_after = loop_retry_after(t->loop);
+        return fault_set(f, 503, "queue_timeout", NULL, "%s", t->err.msg);
+    }
+    if (t->err.code == E_MEMORY)
+        return fault_set(f, 503, "kv_exhausted", NULL, "%s", t->err.msg);
+    return fault_set(f, 500, strncmp(t->err.msg, "nan_", 4) ? "engine" : "nan_logits", NULL, "%s",
+                     t->err.msg);
+}
+
 bool call_failed(const struct call *c, struct fault *f) {
     for (int i = 0; i < c->n_choice; i++) {
         const struct choice *k = &c->choice[i];
-        if (!k->box.ended || k->task.usage.why < FIN_CANCELLED)
-            continue;
-        if (k->task.usage.why == FIN_CANCELLED)
-            fault_set(f, 503, "stopping", NULL, "the server is stopping");
-        else if (k->task.err.code == E_MEMORY)
-            fault_set(f, 503, "kv_exhausted", NULL, "%s", k->task.err.msg);
-        else
-            fault_set(f, 500, strncmp(k->task.err.msg, "nan_", 4) ? "engine" : "nan_logits", NULL,
-                      "%s", k->task.err.msg);
-        return true;
+        if (k->box.ended && k->task.usage.why >= FIN_CANCELLED)
+            return task_fault(&k->task, f) != 0;
     }
     return false;
 }

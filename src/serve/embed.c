@@ -166,12 +166,8 @@ static int normalise(struct input *in, int dim, struct fault *f) {
 
 static int settle(struct input *in, struct fault *f) {
     const struct task *t = &in->task;
-    if (t->usage.why == FIN_CANCELLED)
-        return fault_set(f, 503, "stopping", NULL, "the server is stopping");
-    if (t->usage.why == FIN_ERROR && t->err.code == E_MEMORY)
-        return fault_set(f, 503, "kv_exhausted", NULL, "%s", t->err.msg);
-    if (t->usage.why == FIN_ERROR)
-        return fault_set(f, 500, "engine", NULL, "%s", t->err.msg);
+    if (t->usage.why >= FIN_CANCELLED)
+        return task_fault(t, f);
     return normalise(in, in->of->server->m->cfg.dim, f);
 }
 
@@ -253,7 +249,7 @@ static bool on_step(void *job, struct exchange *x) {
     }
     if (f.status || send_more(e, &f)) {
         embed_left(e);
-        f.retry_after = f.status == 503 ? 1 : f.retry_after;
+        f.retry_after = f.retry_after ? f.retry_after : f.status == 503;
         refuse(e, x, &f);
         return true;
     }

@@ -15,7 +15,7 @@ struct server {
     struct http *http;
     const struct prompter *prompter; /* what the options gave, or own */
     struct prompter *own;            /* or NULL */
-    struct guide_vocab *guide_vocab; /* made for the first answer that must be JSON */
+    struct guide_vocab *guide_vocab; /* for answers that must be JSON */
     int n_ctx;
     time_t started;
     struct route *route; /* owned: the table of server.c, and the page's files */
@@ -84,5 +84,6 @@ int conv_encode(const struct server *s, const struct params *p, struct ids *out,
                 struct fault *f);
 
 void reply_json(struct exchange *x, json_t *j); /* 200; releases j */
+int task_fault(const struct task *t, struct fault *f); /* of one that has failed; -1 (call.c) */
 
 #endif

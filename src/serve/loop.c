@@ -20,8 +20,8 @@ struct loop {
     struct engine *e;
     struct loop_opts o;
     pthread_t thread;
-    int64_t published_us; /* the thread's own */
-    pthread_mutex_t lock; /* protects all below */
+    int64_t published_us, expired_us; /* the thread's own: when it last did so */
+    pthread_mutex_t lock;             /* protects all below */
     pthread_cond_t news;
     struct task *inbox, **inbox_tail;
     struct task *live; /* what the engine has, newest first */
@@ -133,12 +133,18 @@ static void finish(struct task *k, const struct usage *u) {
     if (u->err)
         k->err = *u->err;
     k->usage.err = NULL;
+    bool late = k->expired && u->why == FIN_CANCELLED;
+    if (late) {
+        k->usage.why = FIN_ERROR;
+        err_set(&k->err, E_BUSY, "it waited longer than %d ms for its turn", l->o.max_queue_ms);
+    }
     k->queue_us = (u->started_at ? u->started_at : now) - k->submit_us;
     pthread_mutex_lock(&l->lock);
     *k->link = k->next;
     if (k->next)
         k->next->link = k->link;
     l->n_live--;
+    l->stats.rejected_late += late;
     count_end(l, k, now);
     pthread_mutex_unlock(&l->lock);
     pthread_mutex_lock(&k->lock);
@@ -214,11 +220,29 @@ static void take_news(struct loop *l, bool wait) {
             engine_cancel(l->e, k);
 }
 
+/* Ends what has waited too long for the first look at its prompt. */
+static void expire(struct loop *l) {
+    enum { EXPIRE_US = 10000 };
+    int64_t now = clock_us();
+    if (!l->o.max_queue_ms || now - l->expired_us < EXPIRE_US)
+        return;
+    l->expired_us = now;
+    for (struct task *k = l->live; k; k = k->next) {
+        bool begun = atomic_load_explicit(&k->n_read, memory_order_relaxed) ||
+                     atomic_load_explicit(&k->n_out, memory_order_relaxed);
+        if (k->expired || begun || now - k->submit_us < l->o.max_queue_ms * 1000LL)
+            continue;
+        k->expired = true;
+        engine_cancel(l->e, k);
+    }
+}
+
 static void *run(void *arg) {
     struct loop *l = arg;
     bool busy = false, closing = false;
     while (!closing || busy) {
         take_news(l, !busy);
+        expire(l);
         busy = engine_step(l->e);
         publish(l, busy);
         pthread_mutex_lock(&l->lock);

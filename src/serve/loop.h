@@ -53,12 +53,14 @@ struct task {
     struct box box;
     atomic_bool cancelled;
     atomic_int n_out;
+    bool expired; /* waited longer than it may */
     int64_t submit_us, first_us, last_us;
 };
 
 struct loop_opts {
     int n_slot;
     int max_queue; /* tasks that may wait beyond those that run */
+    int max_queue_ms; /* what has waited longer ends with E_BUSY; 0 = no limit */
 };
 
 /* Starts the thread.  e is borrowed until loop_close, and touched by nobody else in between. */
@@ -84,6 +86,7 @@ struct loop_stats {
     int running, waiting, n_slot;
     int64_t submitted, ended[4]; /* by enum finish */
     int64_t rejected_full, rejected_draining;
+    int64_t rejected_late; /* waited too long: they count as accepted, and as ended by error */
     int64_t prompt_tokens, cached_tokens, out_tokens;
     struct engine_stats engine; /* at most 0.1 s old while it works */
     struct hist ttft, itl, e2e, queue, prefill; /* seconds */

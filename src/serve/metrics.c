@@ -37,11 +37,14 @@ static void requests(struct buf *b, const struct loop_stats *s) {
     for (int i = 0; i < 4; i++)
         buf_printf(b, "pumice_sequences_ended_total{reason=\"%s\"} %lld\n", why[i],
                    (long long)s->ended[i]);
-    head(b, "pumice_sequences_rejected_total", "counter", "Sequences refused before they waited.");
+    head(b, "pumice_sequences_rejected_total", "counter",
+         "Sequences refused before they waited, or after too long (which count as ended too).");
     buf_printf(b,
                "pumice_sequences_rejected_total{why=\"queue_full\"} %lld\n"
+               "pumice_sequences_rejected_total{why=\"queue_timeout\"} %lld\n"
                "pumice_sequences_rejected_total{why=\"stopping\"} %lld\n",
-               (long long)s->rejected_full, (long long)s->rejected_draining);
+               (long long)s->rejected_full, (long long)s->rejected_late,
+               (long long)s->rejected_draining);
     value(b, "pumice_sequences_accepted_total", "counter", "Sequences accepted.",
           (double)s->submitted);
     value(b, "pumice_sequences_running", "gauge", "Sequences that the engine works on.",

@@ -307,7 +307,7 @@ static bool on_step(void *job, struct exchange *x) {
     if (!all)
         return false;
     if (call_failed(c, &f)) {
-        f.retry_after = f.status == 503 ? 1 : 0;
+        f.retry_after = f.retry_after ? f.retry_after : f.status == 503;
         http_fault(x, &f);
         return true;
     }

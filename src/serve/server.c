@@ -75,7 +75,8 @@ struct server *server_open(const struct model *m, struct engine *e, const struct
     if (!o->prompter && !(s->own = prompter_open(m->tok, &(struct prompter_source){0}, err)))
         goto fail;
     s->prompter = o->prompter ? o->prompter : s->own;
-    s->loop = loop_open(e, &(struct loop_opts){o->n_slot, o->max_queue}, err);
+    s->guide_vocab = guide_vocab_new(m->tok);
+    s->loop = loop_open(e, &(struct loop_opts){o->n_slot, o->max_queue, o->max_queue_ms}, err);
     if (!s->loop)
         goto fail;
     s->o.http.route = s->route = all_routes();

@@ -14,7 +14,7 @@ struct server_opts { /* strings are borrowed until server_close; 0 = the default
     const struct prompter *prompter; /* borrowed; how chats become prompts [the model's template] */
     bool any_model_name;      /* requests may name any model */
     bool compat_vllm;         /* /metrics: five values under vLLM's names too */
-    int n_slot, max_queue;
+    int n_slot, max_queue, max_queue_ms; /* as loop_opts */
     int max_n;                /* choices of one request [16] */
     int max_new;              /* tokens where a request does not say; -1 = the context's end */
     struct sampling sampling; /* where a request does not say; bias not used */
