@@ -473,6 +473,22 @@ def a_full_queue_is_told_at_once():
 
 
 @claim
+def what_waits_too_long_for_its_turn_is_refused():
+    with serving("-np", 1, "--max-queue-ms", 200, "-c", ENDLESS) as s:
+        with s.busy() as c:
+            status, head, e = s.ask("POST", "/v1/completions", TEXT)
+            assert (status, e["error"]["type"], e["error"]["code"]) == (503, "unavailable_error", "queue_timeout"), e
+            assert int(head["Retry-After"]) >= 1, head.as_string()
+            event, = s.events("/v1/completions", TEXT)  # the stream had begun, so it is told there
+            assert event["error"]["code"] == "queue_timeout", event
+            assert s.metric('pumice_sequences_rejected_total{why="queue_timeout"}') == 2
+            read_until(c, b"data: {")  # what has had its turn goes on
+        s.wait_idle()
+        assert s.post("/v1/completions", TEXT)["usage"]["completion_tokens"] == 12
+        assert s.metric("pumice_sequences_accepted_total") == 4
+
+
+@claim
 def a_client_that_does_not_read_is_given_up():
     with serving("--write-timeout", 1, "-np", 4, "-c", ENDLESS) as s:
         with s.connect() as c:
