@@ -65,9 +65,9 @@ INLINE int excess(enum dtype t) {
     return t == DT_Q4_0 ? 8 : t == DT_Q5_0 ? 16 : t == DT_Q6_K ? 32 : 0;
 }
 
-/* The 16-bit sums of two cannot saturate: unsigned factors are below 64, and Q8_0's magnitudes of
- * at most 128 meet activations of at most 127. */
-INLINE vi dot4(enum dtype t, vi sum, vi factors, const int8_t *q) {
+/* Pairs of products in 16 bits.  They cannot saturate: unsigned factors are below 64, and Q8_0's
+ * magnitudes of at most 128 meet activations of at most 127. */
+INLINE vi pairs(enum dtype t, vi factors, const int8_t *q) {
     int four;
     memcpy(&four, q, 4);
     vi x = vi_set(four);
@@ -75,8 +75,22 @@ INLINE vi dot4(enum dtype t, vi sum, vi factors, const int8_t *q) {
         x = _mm256_sign_epi8(x, factors);
         factors = _mm256_abs_epi8(factors);
     }
-    vi two = _mm256_maddubs_epi16(factors, x);
-    return vi_add(sum, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+    return _mm256_maddubs_epi16(factors, x);
+}
+
+/* How many pairs can be added in 16 bits: factors are at most 128, 63, 31 or 15. */
+INLINE int together(enum dtype t) {
+    return t == DT_Q8_0 ? 1 : t == DT_Q6_K ? 2 : 4;
+}
+
+INLINE vi dot16(enum dtype t, vi sum, const vi *factors, const int8_t *q) {
+    UNROLL for (int i = 0; i < 4; i += together(t)) {
+        vi two = pairs(t, factors[i], q + 4 * i);
+        UNROLL for (int k = i + 1; k < i + together(t); k++) two =
+            _mm256_add_epi16(two, pairs(t, factors[k], q + 4 * k));
+        sum = vi_add(sum, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+    }
+    return sum;
 }
 
 INLINE bool many(enum dtype t, const struct gemm *g) {

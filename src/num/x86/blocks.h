@@ -4,8 +4,9 @@
  *     SPAN                               tokens in a tile
  *     vi eight_bits(vi)                  bytes of Q8_0 as the factors that dot4 takes
  *     int excess(enum dtype)             by how much factors exceed the weights' integers
- *     vi dot4(enum dtype, vi sum, vi factors, const int8_t *q)
- *                                        sum plus the four products of each lane with q[0..3]
+ *     vi dot16(enum dtype, vi sum, const vi *factors, const int8_t *q)
+ *                                        sum plus the 16 products of each lane of four vectors of
+ *                                        factors with q[0..15]
  *     bool many(enum dtype, const struct gemm *)
  *                                        true if it has done a product of many tokens
  * exception: compiles only there.
@@ -33,10 +34,8 @@ INLINE vf slice_dot(enum dtype t, vf acc, const vi u[8], const struct scales *s,
     vi a = vi_set(-excess(t) * (halves ? x->sum[0] : x->sum[0] + x->sum[1]));
     vi b = vi_set(halves ? -excess(t) * x->sum[1] : 0);
     vf dx = v_set(x->d);
-    UNROLL for (int i = 0; i < 4; i++) { /* two sums: half as long a wait for the last */
-        a = dot4(t, a, u[i], x->q + 4 * i);
-        b = dot4(t, b, u[i + 4], x->q + 4 * i + 16);
-    }
+    a = dot16(t, a, u, x->q); /* two sums: half as long a wait for the last */
+    b = dot16(t, b, u + 4, x->q + 16);
     if (halves)
         return v_fma(vi_float(b), v_mul(s->d2, dx), v_fma(vi_float(a), v_mul(s->d, dx), acc));
     acc = v_fma(vi_float(vi_add(a, b)), v_mul(s->d, dx), acc);

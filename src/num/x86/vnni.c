@@ -9,11 +9,14 @@
 
 #define SPAN 12 /* with eight vectors of weights these sums fill the registers */
 
-INLINE vi dot4(enum dtype t, vi sum, vi factors, const int8_t *q) {
-    int four;
+INLINE vi dot16(enum dtype t, vi sum, const vi *factors, const int8_t *q) {
     (void)t;
-    memcpy(&four, q, 4);
-    return _mm512_dpbusd_epi32(sum, factors, vi_set(four));
+    UNROLL for (int i = 0; i < 4; i++) {
+        int four;
+        memcpy(&four, q + 4 * i, 4);
+        sum = _mm512_dpbusd_epi32(sum, factors[i], vi_set(four));
+    }
+    return sum;
 }
 
 INLINE bool many(enum dtype t, const struct gemm *g) {
