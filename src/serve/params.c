@@ -26,8 +26,7 @@ struct row {
 static const struct row table[] = {
     {"model", .kind = STRING,
      .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE | AT_EMBED, .dst = TO(model),
-     .standard = "the one loaded",
-     .help = "name of the model; another name is 404"},
+     .standard = "the one loaded", .help = "name of the model; another name is 404"},
     {"messages", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(messages), .lo = ARR,
      .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant; content a "
              "string or "
@@ -242,32 +241,24 @@ static void list_ignored(struct buf *b, const char *name) {
         buf_addc(b, *name > ' ' && *name < 127 && *name != ',' ? *name : '?');
 }
 
+static void set_defaults(struct params *p, enum endpoint at) {
+    memset(p, 0, sizeof *p); /* padding too: tests compare bytes */
+    p->max_tokens = p->top_k = p->repeat_last_n = p->best_of = ABSENT_INT;
+    p->n_logprobs = p->prompt_logprobs = p->dimensions = ABSENT_INT;
+    p->temperature = p->top_p = p->min_p = p->typical_p = NAN;
+    p->repeat_penalty = p->presence_penalty = p->frequency_penalty = NAN;
+    p->seed = -1;
+    p->n = 1;
+    p->add_special = at == AT_COMPLETION;
+    p->skip_special = p->cache = p->parallel_calls = p->generation_prompt = true;
+}
+
 int params_parse(const json_t *body, enum endpoint at, struct params *p, struct buf *ignored,
                  struct fault *f) {
     const char *by[N_ROWS] = {0}; /* the name that a row was given by */
     const char *name;
     json_t *v;
-    *p = (struct params){.max_tokens = ABSENT_INT,
-                         .top_k = ABSENT_INT,
-                         .repeat_last_n = ABSENT_INT,
-                         .seed = -1,
-                         .n = 1,
-                         .best_of = ABSENT_INT,
-                         .n_logprobs = ABSENT_INT,
-                         .dimensions = ABSENT_INT,
-                         .prompt_logprobs = ABSENT_INT,
-                         .temperature = NAN,
-                         .top_p = NAN,
-                         .min_p = NAN,
-                         .typical_p = NAN,
-                         .repeat_penalty = NAN,
-                         .presence_penalty = NAN,
-                         .frequency_penalty = NAN,
-                         .add_special = at == AT_COMPLETION,
-                         .skip_special = true,
-                         .cache = true,
-                         .parallel_calls = true,
-                         .generation_prompt = true};
+    set_defaults(p, at);
     json_object_foreach((json_t *)body, name, v) {
         const struct row *r = find(name, at);
         if (!r) {
@@ -306,8 +297,8 @@ static void print_range(FILE *f, const struct row *r) {
 
 void params_print(FILE *f) {
     static const char *const place[] = {/* ORDER enum endpoint */
-                                        "chat", "completions", "tokenize", "detokenize",
-                                        "apply-template", "embeddings"};
+                                        "chat",       "completions",    "tokenize",
+                                        "detokenize", "apply-template", "embeddings"};
     fputs("| parameter | where | type | range | default | meaning |\n|---|---|---|---|---|---|\n",
           f);
     for (int i = 0; i < N_ROWS; i++) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "serve/impl.h"
+#include "serve/tools.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -28,6 +29,25 @@ static void check_params(const struct params *p) {
         abort();
 }
 
+/* Functions that may be called, and the schema of a call. */
+static void check_tools(const struct params *p, enum calls_style style) {
+    struct tools t;
+    struct fault f = {0};
+    struct err err = {0};
+    if (tools_read(p, style, &t, &f)) {
+        check_fault(&f);
+        return;
+    }
+    if (t.choice != TOOLS_FORCED)
+        return;
+    json_t *schema = tools_schema(&t);
+    struct guide_schema *s = guide_schema_new(schema, &err);
+    if (!s && err.code != E_USAGE)
+        abort();
+    guide_schema_free(s);
+    json_decref(schema);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct params p;
     struct fault f = {0};
@@ -40,6 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check_fault(&f);
     else
         check_params(&p);
+    if (body && !f.status)
+        check_tools(&p, data[0] & 64 ? CALLS_LLAMA3 : CALLS_HERMES);
     for (size_t i = 0; i < ignored.len; i++)
         if (ignored.data[i] < ' ' || ignored.data[i] > '~')
             abort();
