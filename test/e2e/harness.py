@@ -58,7 +58,8 @@ def data(*parts):
 def sanitized():
     """Whether the program was built with a sanitizer."""
     with open(BIN, "rb") as f:
-        return b"__asan_init" in f.read()
+        blob = f.read()
+    return b"__asan_init" in blob or b"__tsan_init" in blob
 
 
 def environment(**changes):

@@ -23,7 +23,7 @@ def shared():
     """One server for the claims that need no flags of their own."""
     if not _shared:
         _shared.append(Server("--metrics-compat", "vllm"))
-        atexit.register(lambda: (_shared[0].p.kill(), _shared[0].p.wait()))
+        atexit.register(lambda p: (p.kill(), p.wait()), _shared[0].p)
     return _shared[0]
 
 
@@ -666,6 +666,12 @@ def the_table_of_parameters_is_that_of_the_docs():
     assert "| `temperature` | chat, completions" in table and table.count("\n") > 40, table[:300]
     with open(os.path.join(ROOT, "docs", "server.md"), encoding="utf-8") as f:
         assert table in f.read(), "docs/server.md has another table than `serve --help-params`"
+
+
+@claim
+def the_server_that_the_claims_shared_ends_well():
+    shared().stop()
+    _shared.clear()
 
 
 if __name__ == "__main__":
