@@ -28,9 +28,9 @@ static const struct row table[] = {
      .at = AT_GENERATE | AT_TOKENIZE | AT_DETOKENIZE | AT_TEMPLATE | AT_EMBED, .dst = TO(model),
      .standard = "the one loaded", .help = "name of the model; another name is 404"},
     {"messages", .kind = JSON, .at = AT_CHAT | AT_TEMPLATE, .dst = TO(messages), .lo = ARR,
-     .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant; content a "
-             "string or "
-             "parts {type: text}; a last message of the assistant is continued"},
+     .help = "1 to 4096 of {role, content}; roles system, developer, user, assistant, tool; "
+             "content a string or parts {type: text}; a last message of the assistant is "
+             "continued"},
     {"prompt", .kind = JSON, .at = AT_COMPLETION, .dst = TO(prompt), .lo = STR | ARR,
      .help = "a string, token ids, or an array of either"},
     {"max_tokens", "max_completion_tokens", "n_predict", INT, AT_GENERATE, TO(max_tokens), 0, BIG,

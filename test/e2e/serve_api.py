@@ -6,10 +6,12 @@ import base64
 import functools
 import json
 import math
+import signal
 import struct
+import time
 
 from harness import BOS, CONTEXT, DIM, VOCAB, claim, copy_of, edit_json, made, main
-from server import Server, serving
+from server import PATIENCE, Server, read_all, request, serving
 
 CHAT = {"messages": [{"role": "user", "content": "the cat and the dog"}], "max_tokens": 12}
 TEXT = {"prompt": "Once upon a time", "max_tokens": 12}
@@ -21,6 +23,13 @@ def shared(*flags):
     s = Server(*flags)
     atexit.register(lambda: (s.p.kill(), s.p.wait()))
     return s
+
+
+def wait(state):
+    until = time.monotonic() + PATIENCE
+    while not state():
+        assert time.monotonic() < until, "what was waited for did not come"
+        time.sleep(0.005)
 
 
 def scores(answer):
@@ -240,6 +249,32 @@ def many_inputs_pass_a_queue_that_holds_few():
         assert len(got) == 100 and len({json.dumps(d["embedding"]) for d in got}) == 2
         assert s.metric('pumice_sequences_ended_total{reason="length"}') == 100
         assert s.metric("pumice_prompt_tokens_total") > 0
+
+
+def ended(s):
+    return sum(s.metric(f'pumice_sequences_ended_total{{reason="{r}"}}') for r in ("stop", "length", "cancelled", "error"))
+
+
+@claim
+def a_client_that_leaves_its_embeddings_frees_their_places():
+    with serving("-np", 2) as s:
+        with s.connect() as c:
+            c.sendall(request({"input": ["the cat and the dog " * 40] * 2048}, "/v1/embeddings"))
+            wait(lambda: s.metric("pumice_sequences_accepted_total"))
+        s.wait_idle()
+        assert ended(s) == s.metric("pumice_sequences_accepted_total") > 0
+        assert s.post("/v1/embeddings", {"input": "the cat"})["data"]
+
+
+@claim
+def embeddings_end_with_an_error_when_the_server_stops():
+    with serving("-np", 2, "--drain", 60) as s:
+        with s.connect() as c:
+            c.sendall(request({"input": ["the cat and the dog " * 40] * 2048}, "/v1/embeddings"))
+            wait(lambda: s.metric("pumice_sequences_accepted_total"))
+            s.p.send_signal(signal.SIGTERM)
+            answer = read_all(c)
+        assert b'"code":"stopping"' in answer or answer.startswith(b"HTTP/1.1 200"), answer[:300]
 
 
 # -- functions ----------------------------------------------------------------------------------------------------
