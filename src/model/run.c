@@ -202,28 +202,34 @@ static void add(const struct run *r, float *x, const float *y, int n) {
     lap(r, RUN_ADD);
 }
 
+static void act_row(enum act_kind act, float *y, int n) {
+    switch (act) {
+    case ACT_SILU:
+        kern.silu(y, n);
+        break;
+    case ACT_GELU_TANH:
+        kern.gelu_tanh(y, n);
+        break;
+    case ACT_GELU_ERF:
+        kern.gelu_erf(y, n);
+        break;
+    case ACT_RELU:
+        kern.relu(y, n);
+        break;
+    }
+}
+
+/* Row by row: it is still in the first cache when it is multiplied. */
 static void act_rows(void *arg, int id, int n) {
     const struct rows *j = arg;
     int lo, hi;
     pool_split(j->n, 1, id, n, &lo, &hi);
-    float *a = j->y + (size_t)lo * j->width;
-    int count = (hi - lo) * j->width;
-    switch (j->r->m->cfg.act) {
-    case ACT_SILU:
-        kern.silu(a, count);
-        break;
-    case ACT_GELU_TANH:
-        kern.gelu_tanh(a, count);
-        break;
-    case ACT_GELU_ERF:
-        kern.gelu_erf(a, count);
-        break;
-    case ACT_RELU:
-        kern.relu(a, count);
-        break;
+    for (int t = lo; t < hi; t++) {
+        float *y = j->y + (size_t)t * j->width;
+        act_row(j->r->m->cfg.act, y, j->width);
+        if (j->x)
+            kern.mul(y, j->x + (size_t)t * j->width, j->width);
     }
-    if (j->x)
-        kern.mul(a, j->x + (size_t)lo * j->width, count);
 }
 
 /* -- the layers -------------------------------------------------------------------------------- */
