@@ -383,6 +383,20 @@ def a_template_of_llama_3s_kind_gets_calls_with_parameters():
 
 
 @claim
+def variables_of_the_template_are_scalars_that_hide_nothing():
+    folder = copy_of(made("chat"))
+    edit_json(folder, "tokenizer_config.json", chat_template="{{ mood | default('calm') }} {{ messages | length }} {{ deep is defined }}")
+    with serving(model=folder) as s:
+        for kwargs, want in ((None, "calm 1 False"), ({"mood": "glad"}, "glad 1 False"), ({"mood": 7, "deep": None}, "7 1 True")):
+            got = s.post("/apply-template", {"messages": CHAT["messages"], "chat_template_kwargs": kwargs})["prompt"]
+            assert got.removeprefix("<s>") == want, (kwargs, got)
+            s.post("/v1/chat/completions", {**CHAT, "chat_template_kwargs": kwargs})
+        for kwargs in ({"messages": 1}, {"tools": "x"}, {"tokenize": True}, {"deep": {"a": 1}}, {"deep": []}, 5):
+            e = s.post("/v1/chat/completions", {**CHAT, "chat_template_kwargs": kwargs}, status=400)["error"]
+            assert e["param"] == "chat_template_kwargs", (kwargs, e)
+
+
+@claim
 def tools_are_checked_by_name():
     s = roomy()
     tool = TOOLS[0]
