@@ -42,6 +42,7 @@ struct engine *engine_open(const struct model *m, struct pool *pool, const struc
                            struct err *err) {
     struct engine *e = mem_new(sizeof *e);
     e->m = m;
+    e->pool = pool;
     settle_opts(e, o);
     if (m->cfg.learned_pos && e->n_ctx > m->cfg.max_ctx) {
         err_set(err, E_USAGE, "context size %d: %s has learned positions for %d tokens only",

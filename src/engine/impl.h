@@ -6,6 +6,9 @@
 #include "engine/prefix.h"
 #include "model/run.h"
 
+/* Alternatives that log-probabilities come with at most; rows of logits for prompts at a time. */
+enum { MOST_TOP = 20, HEAD_ROWS = 16 };
+
 struct job { /* an accepted request: its copy and its progress */
     struct req r;
     struct job *older, *newer; /* in order of arrival */
@@ -14,7 +17,7 @@ struct job { /* an accepted request: its copy and its progress */
     struct sampler *sampler;   /* from the first time it was scheduled */
     struct tok_stream stream;
     struct buf text; /* decoded but not delivered: may be the start of a stop string */
-    struct logprob top[20];
+    struct logprob top[MOST_TOP];
     int n_told;  /* tokens of the prompt whose probabilities were delivered */
     double *sum; /* (dim) of hidden states so far, if they are pooled */
     struct usage use;
@@ -23,6 +26,7 @@ struct job { /* an accepted request: its copy and its progress */
 
 struct engine {
     const struct model *m;
+    struct pool *pool; /* borrowed */
     struct run *run;
     struct kv *kv;
     struct prefix *prefix;
@@ -45,8 +49,6 @@ struct engine {
     uint32_t *allowed; /* (vocab) bits; scratch of out_token */
     struct engine_stats stats;
 };
-
-enum { HEAD_ROWS = 16 };
 
 /* -- engine.c ---------------------------------------------------------------------------------- */
 

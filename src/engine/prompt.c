@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/pool.h"
 #include "engine/impl.h"
 
 bool prompt_whole(const struct job *j) {
@@ -33,28 +34,45 @@ int prompt_room(struct engine *e, struct job *j, struct err *err) {
     return 0;
 }
 
-/* Delivers the prompt's token i; logits are those of the token before it, NULL for the first. */
-static void tell(struct engine *e, struct job *j, int i, const float *logits) {
+/* Rows of logits, and of each what the token behind it is worth. */
+struct scores {
+    const struct engine *e;
+    int n, n_top;
+    const int32_t *id; /* (n) of the tokens behind them */
+    float logprob[HEAD_ROWS];
+    struct logprob top[HEAD_ROWS][MOST_TOP];
+};
+
+static void score(void *arg, int id, int n) {
+    struct scores *s = arg;
+    int vocab = s->e->m->cfg.vocab, lo, hi;
+    pool_split(s->n, 1, id, n, &lo, &hi);
+    for (int i = lo; i < hi; i++)
+        s->logprob[i] =
+            logprobs(s->e->head + (size_t)i * (size_t)vocab, vocab, s->id[i], s->top[i], s->n_top);
+}
+
+static void tell(struct engine *e, struct job *j, float logprob, const struct logprob *top) {
     struct token t = {
-        .id = j->ids.id[i], .prompt = true, .text = "", .logprob = NAN, .top = j->top};
-    memset(j->top, 0, sizeof j->top);
-    if (logits)
-        t.logprob = logprobs(logits, e->m->cfg.vocab, t.id, j->top, j->r.n_logprobs);
-    j->n_told = i + 1;
+        .id = j->ids.id[j->n_told++], .prompt = true, .text = "", .logprob = logprob, .top = top};
     if (j->r.on_token && !j->r.on_token(j->r.ud, &t))
         j->cancelled = e->any_cancelled = true;
 }
 
 /* Row `row + k` decides the token behind the k-th that was computed. */
 static void tell_rows(struct engine *e, struct job *j, int row, int n) {
+    static const struct logprob none[MOST_TOP];
+    struct scores s = {.e = e, .n_top = j->r.n_logprobs};
     int end = j->n_kv + n < j->use.n_prompt ? n : j->use.n_prompt - j->n_kv - 1;
     if (!j->n_told)
-        tell(e, j, 0, NULL);
+        tell(e, j, NAN, none);
     for (int k = j->n_told - j->n_kv - 1; k < end; k += HEAD_ROWS) {
-        int m = end - k < HEAD_ROWS ? end - k : HEAD_ROWS;
-        run_head(e->run, row + k, m, e->head);
-        for (int i = 0; i < m; i++)
-            tell(e, j, j->n_kv + k + i + 1, e->head + (size_t)i * (size_t)e->m->cfg.vocab);
+        s.n = end - k < HEAD_ROWS ? end - k : HEAD_ROWS;
+        s.id = j->ids.id + j->n_kv + k + 1;
+        run_head(e->run, row + k, s.n, e->head);
+        pool_run(e->pool, score, &s);
+        for (int i = 0; i < s.n; i++)
+            tell(e, j, s.logprob[i], s.top[i]);
     }
 }
 
