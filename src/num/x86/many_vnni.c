@@ -14,9 +14,8 @@
 #include "num/x86/panel.h"
 #include "num/x86/tiles.h"
 
-#define MANY 40       /* tokens from which on this pays; then they can be had in fives and sixes */
 #define PANELS 2      /* at once */
-#define SIX 6         /* tokens at once */
+#define SIX 6         /* tokens at once; 20 and more can be had in fives and sixes */
 #define INPUTS 512    /* of a piece: whole blocks and groups */
 #define LEAST_GROUP 8 /* columns of the shortest group */
 
@@ -260,8 +259,13 @@ INLINE void many(enum dtype t, const struct gemm *g) {
     }
 }
 
+/* Tokens from which on this pays: the sooner, the more there is to open. */
+static int least_tokens(enum dtype t) {
+    return t == DT_INT8 || t == DT_INT4 || slice_kind(t) == SLICE_PLAIN ? 80 : 40;
+}
+
 bool many_vnni(enum dtype t, const struct gemm *g) {
-    if (g->m < MANY)
+    if (g->m < least_tokens(t))
         return false;
     switch (t) {
     case DT_INT8:
