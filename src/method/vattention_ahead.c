@@ -67,8 +67,11 @@ static bool fetch_group(struct ahead *a, char *room, int id) {
     if (atomic_load(&a->warm[id]) && a->group % HUGE)
         return true;
     if (mmap(room, a->group, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, a->fd, at) ==
-            MAP_FAILED ||
-        !ahead_fetch(a->fd, room, at, a->group))
+        MAP_FAILED)
+        return false;
+    madvise(room, a->group, MADV_DONTFORK); /* it stays after the group is in use: as all of them */
+    madvise(room, a->group, MADV_DONTDUMP);
+    if (!ahead_fetch(a->fd, room, at, a->group))
         return false;
     if (a->group % HUGE == 0 && madvise(room, a->group, MADV_COLLAPSE) == 0)
         atomic_fetch_add(&a->n_huge, 1);

@@ -8,12 +8,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 
-from harness import BOS, CONTEXT, ROOT, VOCAB, claim, main, made, pumice, refuses, sanitized, tmp
+from harness import BOS, CONTEXT, ROOT, VOCAB, Skip, claim, main, made, pumice, refuses, sanitized, tmp
 from server import ENDLESS, PATIENCE, Server, read_all, read_until, request, serving
 
 _shared = []
@@ -626,17 +628,71 @@ def a_drain_that_takes_too_long_ends_streams_with_an_error():
         assert len(error) == 1 and '"code":"stopping"' in error[0] and "[DONE]" not in text, text[-300:]
 
 
+def ask_everything(s, word):
+    """Requests of every route, with a word where people write, well and badly formed."""
+    text, chat = {"prompt": word, "max_tokens": 2}, {"messages": [{"role": "user", "content": word}], "max_tokens": 2}
+    s.post("/v1/completions", {**text, "echo": True, "logprobs": 2, "stop": word})
+    s.events("/v1/completions", text)
+    s.post("/v1/chat/completions", {**chat, "response_format": {"type": "json_object"}, "user": word, "cache_salt": word})
+    s.events("/v1/chat/completions", chat)
+    s.post("/api/generate", {"prompt": word, "stream": False, "options": {"num_predict": 2}})
+    s.post("/api/chat", {**chat, "options": {"num_predict": 2}})
+    s.post("/tokenize", {"content": word})
+    s.post("/apply-template", chat)
+    s.post("/v1/completions", {**text, "max_tokens": -1}, status=400)
+    s.post("/v1/completions", {**text, "model": word}, status=404)
+    s.post("/v1/completions", '{"prompt": "' + word, status=400)
+    s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": word}]}]}, status=400)
+    for path in ("/", "/v1/models", "/" + word, "/health?" + word, "/metrics", "/slots", "/props", "/api/tags"):
+        s.ask("GET", path, headers={"X-Request-Id": word})
+
+
 @claim
 def nothing_that_was_asked_is_in_logs_or_metrics():
-    canary = "zanzibar"
+    word = "zanzibar"
+    with serving("-np", 1, "-c", ENDLESS) as s:
+        ask_everything(s, word)
+        with s.busy(prompt=word), s.connect() as c:
+            c.sendall(request({"prompt": word}))
+            s.wait(lambda: s.live() == 2, "one runs, one waits")
+            for path in ("/metrics", "/slots", "/props"):
+                answer = s.ask("GET", path)[2]
+                assert word not in (answer if isinstance(answer, str) else json.dumps(answer)), path
+        s.stop()
+        assert word not in s.errors() and word.encode() not in s.p.stdout.read(), s.errors()
+
+
+@claim
+def the_server_connects_to_nothing():
+    trace, strace = tmp("network.trace"), ["strace", "-D", "-f", "-q", "-e", "trace=network", "-o"]
+    if sanitized() or not shutil.which("strace"):
+        raise Skip("a sanitizer cannot be traced" if sanitized() else "no strace here")
+    if subprocess.run([*strace, os.devnull, "true"], capture_output=True, check=False).returncode:
+        raise Skip("strace may not trace here")
+    with serving(under=[*strace, trace]) as s:
+        ask_everything(s, "cat")
+        s.stop()
+
+    def calls():
+        with open(trace, encoding="utf-8", errors="replace") as f:
+            return f.read()
+    s.wait(lambda: re.search(rf"^{s.p.pid} .*exited with 0", calls(), re.M), "the trace is whole")
+    text = calls()
+    assert "accept4(" in text and "bind(" in text, text[:2000]
+    assert "connect(" not in text and not re.search(r"send(to|msg|mmsg)\(.*sa_family", text), text
+    assert re.findall(r"socket\((\w+), (\w+)", text) == [("AF_INET", "SOCK_STREAM")], text
+
+
+@claim
+def keys_and_values_are_in_no_core_and_no_child():
     with serving() as s:
-        s.post("/v1/completions", {"prompt": canary, "max_tokens": 2})
-        s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": canary}], "max_tokens": 2})
-        s.post("/v1/completions", {"prompt": canary, "max_tokens": -1}, status=400)
-        for path in ("/metrics", "/slots", "/props"):
-            answer = s.ask("GET", path)[2]
-            assert canary not in (answer if isinstance(answer, str) else json.dumps(answer)), path
-        assert canary not in s.errors()
+        s.post("/v1/completions", TEXT)
+
+        def kept_to_itself():
+            with open(f"/proc/{s.p.pid}/smaps", encoding="utf-8") as f:
+                maps = re.findall(r"^[0-9a-f]+-.*memfd:.*$\n(?:^(?!VmFlags)\w.*$\n)*^VmFlags: (.*)$", f.read(), re.M)
+            return maps and all({"dd", "dc"} <= set(m.split()) for m in maps)
+        s.wait(kept_to_itself, "no mapping of keys and values is dumped or inherited")
 
 
 @claim

@@ -16,10 +16,11 @@ ENDLESS = 200000  # tokens of context that no machine fills while a test runs
 
 
 class Server:
-    def __init__(self, *args, model="chat", env=None):
+    def __init__(self, *args, model="chat", env=None, under=()):
+        """under: a command that runs it, and becomes it"""
         folder = model if "/" in model else made(model)
         self.log = open(tmp(f"serve-{time.monotonic_ns()}.log"), "w+b")
-        self.p = subprocess.Popen([BIN, "serve", folder, "--port", "0", "--temp", "0", "-t", "1", *map(str, args)],
+        self.p = subprocess.Popen([*under, BIN, "serve", folder, "--port", "0", "--temp", "0", "-t", "1", *map(str, args)],
                                   stdout=subprocess.PIPE, stderr=self.log, env=env or environment())
         line = self.p.stdout.readline().decode()
         m = re.fullmatch(r"pumice: ready on http://[^:]+:(\d+)\n", line)
