@@ -1,6 +1,7 @@
 /* sample.c - see sample.h. Order of the filters as in llama.cpp: bias and penalties, top_k, top_p,
- * min_p, temperature; typical_p comes behind top_p.  The largest logit of every 64 is found first, in one pass; whoever looks for
- * the k best then skips all others.  Nothing sorts a vocabulary of 150,000. */
+ * min_p, temperature; typical_p comes behind top_p.  The largest logit of every 64 is found first,
+ * in one pass; whoever looks for the k best then skips all others.  Nothing sorts a vocabulary of
+ * 150,000. */
 #include "model/sample.h"
 
 #include <math.h>
@@ -243,8 +244,8 @@ static int select_best(struct sampler *p, float top) {
     return limit;
 }
 
-/* Locally typical sampling (Meister et al., TACL 2023) among the `kept` candidates: the smallest set
- * that holds typical_p of their mass, those first whose surprise is nearest to what is expected.
+/* Locally typical sampling (Meister et al., TACL 2023) among the `kept` candidates: the smallest
+ * set that holds typical_p of their mass, those first whose surprise is nearest to what is expected.
  * They end up at cand[vocab-1], [vocab-2], ...; returns how many. */
 static int keep_typical(struct sampler *p, int kept, float top) {
     struct cand *h = p->cand + p->vocab - kept;

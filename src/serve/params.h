@@ -32,7 +32,8 @@ struct params { /* strings and JSON are borrowed from the body */
     const json_t *response_format, *tools, *tool_choice, *template_kwargs, *tokens, *input;
     int64_t max_tokens, min_tokens, top_k, repeat_last_n, seed, n, best_of, top_logprobs,
         n_logprobs, prompt_logprobs, dimensions;
-    double temperature, top_p, min_p, typical_p, repeat_penalty, presence_penalty, frequency_penalty;
+    double temperature, top_p, min_p, typical_p, repeat_penalty;
+    double presence_penalty, frequency_penalty;
     bool stream, logprobs, echo, ignore_eos, add_special, skip_special, parse_special, with_pieces;
     bool cache, return_tokens, return_progress, timings_each, parallel_calls;
     bool continue_final, continue_given, generation_prompt, generation_given;
