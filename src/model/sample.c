@@ -245,7 +245,7 @@ static int select_best(struct sampler *p, float top) {
 }
 
 /* Locally typical sampling (Meister et al., TACL 2023) among the `kept` candidates: the smallest
- * set that holds typical_p of their mass, those first whose surprise is nearest to the expected one.
+ * set that holds typical_p of their mass, those first whose surprise is nearest to the expected.
  * They end up at cand[vocab-1], [vocab-2], ...; returns how many. */
 static int keep_typical(struct sampler *p, int kept, float top) {
     struct cand *h = p->cand + p->vocab - kept;
