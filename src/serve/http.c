@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/thread.h"
@@ -176,11 +177,11 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **ud,
 static void on_connection(void *cls, struct MHD_Connection *c, void **ud,
                           enum MHD_ConnectionNotificationCode what) {
     struct http *h = cls;
-    (void)ud;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         listen_tune(fd_of(c));
         guard_add(h->guard, fd_of(c));
         h->stats.connections++;
+        *ud = h->stats.connections > h->o.max_connections ? h : NULL; /* one too many */
     } else {
         guard_remove(h->guard, fd_of(c));
         h->stats.connections--;
@@ -440,6 +441,14 @@ static int check_body(struct exchange *x, const struct request_head *head, struc
     return 0;
 }
 
+/* Whether its connection came beyond the limit, and still is: those that were there first go on. */
+static bool came_too_late(const struct exchange *x) {
+    const struct http *h = x->http;
+    const union MHD_ConnectionInfo *i =
+        MHD_get_connection_info(x->conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return i && i->socket_context && h->stats.connections > h->o.max_connections;
+}
+
 /* What a browser asks before it sends a request from another origin. */
 static void preflight(struct exchange *x) {
     struct buf none = {0};
@@ -465,7 +474,7 @@ static bool begin(struct exchange *x, const char *url, const char *method, const
         snprintf(x->id, sizeof x->id, "%s", head.id);
     else
         snprintf(x->id, sizeof x->id, "req-%016llx", (unsigned long long)rng_u64(&h->rng));
-    if (!broken && h->stats.connections > h->o.max_connections)
+    if (!broken && came_too_late(x))
         broken =
             fault_set(&f, 503, "too_many_connections", NULL,
                       "the server holds %d connections and takes no more", h->o.max_connections);
@@ -565,6 +574,9 @@ struct http *http_open(const struct http_opts *o, struct err *err) {
     if (!(h->guard = guard_open(&g, err)))
         goto fail;
     h->o.max_connections = listen_most(o->max_connections);
+    if (h->o.max_connections < o->max_connections)
+        log_info("the limit of open files allows %d connections, not %d", h->o.max_connections,
+                 o->max_connections);
     sigset_t old;
     thread_mask(&old); /* libmicrohttpd starts a thread of its own */
     h->daemon = MHD_start_daemon(

@@ -5,6 +5,7 @@ The server and raw requests to it are in server.py.
 
 import atexit
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -472,6 +473,45 @@ def a_full_queue_is_told_at_once():
             assert len(slots) == 2 and "Once" not in json.dumps(slots), slots
         s.wait_idle()
         assert s.metric('pumice_sequences_rejected_total{why="queue_full"}') == 1
+
+
+@claim
+def one_that_leaves_while_another_reads_a_long_prompt_disturbs_nobody():
+    with serving("-np", 2, "-c", ENDLESS) as s:
+        with s.connect() as c:
+            c.sendall(request({"prompt": [5] * 4000, "max_tokens": 3, "ignore_eos": True}, extra="Connection: close\r\n"))
+            s.wait(lambda: s.live() == 1, "the long one has come")
+            for _ in range(3):
+                with s.busy():
+                    pass  # streams, and leaves
+            assert b'"completion_tokens":3' in read_all(c)
+        s.wait_idle()
+
+
+@claim
+def connections_beyond_the_limit_are_told_and_accepting_goes_on():
+    hello = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def answers():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return s.ask("GET", "/health")[0] == 200
+    with serving("--max-connections", 4) as s, contextlib.ExitStack() as held:
+        for _ in range(4):
+            c = held.enter_context(s.connect())
+            c.sendall(hello)
+            assert c.recv(65536).startswith(b"HTTP/1.1 200")
+        status, head, e = s.ask("GET", "/health")
+        assert status == 503 and e["error"]["code"] == "too_many_connections" and int(head["Retry-After"]) >= 1, e
+        held.close()
+        s.wait(answers, "there is room again")
+    few_files = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh"]
+    with serving(under=few_files) as s, contextlib.ExitStack() as held:
+        many = [held.enter_context(s.connect()) for _ in range(400)]
+        many[0].sendall(hello)
+        assert many[0].recv(65536).startswith(b"HTTP/1.1 200")
+        held.close()
+        s.wait(answers, "there are files again")
+        assert "the limit of open files allows 72 connections, not 8192" in s.errors(), s.errors()
 
 
 @claim
