@@ -74,10 +74,11 @@ class Server(Command):
             port = s.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = tempfile.TemporaryFile("w+", errors="replace", prefix="serve-peers-")
+        self.scratch = tempfile.TemporaryDirectory(prefix="serve-peers-")  # where a program may leave its log
         words = [self.program, *map(str, self.arguments(path, port))]
         try:
             self.p = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                      env={**os.environ, **self.env})
+                                      env={**os.environ, **self.env}, cwd=self.scratch.name)
         except OSError as e:
             raise Fail(f"{self.what}: {self.program}: {e.strerror}") from None
         self.await_ready()
@@ -109,6 +110,7 @@ class Server(Command):
             self.p.wait()
         self.p = None
         self.log.close()
+        self.scratch.cleanup()
 
     def cpu_seconds(self):
         with open(f"/proc/{self.p.pid}/stat", encoding="ascii", errors="replace") as f:
