@@ -296,6 +296,8 @@ def every_refusal_names_its_parameter():
         got = s.post("/v1/chat/completions", {"messages": value}, status=400)["error"]
         assert got["param"].startswith("messages"), (str(value)[:80], got)
     assert s.post("/v1/chat/completions", {}, status=400)["error"]["param"] == "messages"
+    for empty in ({"prompt": "", "add_special_tokens": False}, {"prompt": [[]]}):
+        assert s.post("/v1/completions", empty, status=400)["error"]["code"] == "empty_prompt", empty
     assert s.post("/v1/completions", {"max_tokens": 1, "n_predict": 1, "prompt": "x"}, 400)["error"]["code"] == "given_twice"
     assert s.post("/v1/completions", {**TEXT, "model": "gpt-9"}, 404)["error"]["code"] == "model_not_found"
 
