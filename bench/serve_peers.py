@@ -324,6 +324,7 @@ def measure(a, rows):
 
 def main():
     a, rows, load, status = parse(), [], os.getloadavg()[0], 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers must not outlive us
     try:
         measure(a, rows)
     except Fail as e:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -51,6 +52,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         ask = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         log("prompt", *ask["prompt"])
         n = ask["max_tokens"] - (broken == "tokens")
+        if broken == "hang":
+            threading.Event().wait(60)
         if broken == "wait":
             return self.wait(n, len(ask["prompt"]))
         events = [{"choices": [{"text": "a"}]} for _ in range(n)]
@@ -175,6 +178,23 @@ def what_a_peer_does_wrong_is_told():
         assert part in compare("--peer", peer, made("chat"), status=1)[0].stderr, peer
     assert "/nonexistent.gguf: no such file" in compare("--peer", f"a={fake()}", "/nonexistent.gguf", status=1)[0].stderr
     assert "not pumice" in compare("--peer", f"a={fake()}", made("chat"), status=1, pumice=fake())[0].stderr
+
+
+@claim
+def servers_do_not_outlive_the_script():
+    peer = f"a=BREAK=hang {fake()}"
+    words = [sys.executable, os.path.join(ROOT, "bench", "serve_peers.py"), BIN, "--peer", peer, "--streams", "2", made("chat")]
+    log = tmp("serve-peers-log")
+    if os.path.exists(log):
+        os.remove(log)
+    p = subprocess.Popen(words, stderr=subprocess.PIPE, env=environment(LOG=log, PYTHONDONTWRITEBYTECODE="1"))
+    while not os.path.exists(log) or " prompt " not in open(log, encoding="utf-8").read():
+        assert p.poll() is None, p.stderr.read()
+    p.terminate()
+    assert p.wait(timeout=60) == 130
+    port = open(log, encoding="utf-8").read().split("--port ")[1].split()[0]
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", int(port))) != 0, "the peer still listens"
 
 
 main()
