@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -604,9 +605,9 @@ int http_port(const struct http *h) {
 
 void http_drain(struct http *h) {
     atomic_store(&h->draining, true);
-    int fd = MHD_quiesce_daemon(h->daemon);
-    if (fd >= 0)
-        close(fd);
+    h->fd = MHD_quiesce_daemon(h->daemon);
+    if (h->fd >= 0)
+        shutdown(h->fd, SHUT_RDWR); /* libmicrohttpd's thread may be at it still: closed later */
 }
 
 int http_busy(struct http *h) {
