@@ -3,7 +3,7 @@
 build_packages="gcc libc6-dev meson ninja-build pkg-config
     libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev libxxhash-dev libssl-dev libcurl4-openssl-dev libdnnl-dev libcmocka-dev
     libmicrohttpd-dev gnuplot-nox"
-test_packages="clang libclang-rt-dev python3 python3-jinja2 python3-jsonschema"
+test_packages="clang libclang-rt-dev python3 python3-jinja2 python3-jsonschema strace"
 
 say() {
     printf '%s: %s\n' "${0##*/}" "$*"

@@ -561,7 +561,7 @@ struct panels {
     struct buf w, x;
 };
 #define MOST 150
-#define MOST_TOKENS 47
+#define MOST_TOKENS 101
 
 static struct panels panels_new(const struct kern *ref, enum dtype t, int k, bool tame) {
     size_t ldx = t == DT_INT8 ? i8x_bytes(k) : (size_t)(k / 32) * sizeof(struct q8x);
@@ -607,7 +607,7 @@ static void check_gemm_panel(gemm_fn *r, gemm_fn *k, const struct kern *ref, enu
         for (size_t mi = ki % 2; mi < sizeof tokens / sizeof *tokens; mi += 2)
             for (size_t ni = 0; ni < sizeof counts / sizeof *counts; ni++)
                 same_product(r, k, &p, tokens[mi], counts[ni]);
-        same_product(r, k, &p, ki % 2 ? 40 : MOST_TOKENS, ki % 2 ? 55 : 32); /* a prompt */
+        same_product(r, k, &p, ki % 2 ? 80 : MOST_TOKENS, ki % 2 ? 55 : 32); /* a prompt */
         panels_free(&p);
     }
 }
