@@ -3,10 +3,7 @@
 
 #include "base/rng.h"
 #include "engine/impl.h"
-#include "num/kern.h"
-
-static struct model *m;
-static struct pool *pool;
+#include "tiny_model.h"
 
 struct answer {
     int32_t id[256];
@@ -655,22 +652,7 @@ static void moments_and_slots_tell_what_happened_when(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    struct err err = {0};
-    struct cfg c;
-    pool = pool_new(2);
-    if (kern_init(&err) || cfg_shape(&c, "tiny", &err) ||
-        !(m = model_random(&c, 1, &(struct model_opts){.dtype = DT_BF16, .pool = pool}, &err))) {
-        fprintf(stderr, "%s\n", err.msg);
-        return -1;
-    }
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    model_close(m);
-    pool_free(pool);
-    return 0;
+    return tiny_open(DT_BF16);
 }
 
 int main(void) {
@@ -696,5 +678,5 @@ int main(void) {
         cmocka_unit_test(choices_for_one_prompt_compute_it_once),
         cmocka_unit_test(moments_and_slots_tell_what_happened_when),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, tiny_close);
 }

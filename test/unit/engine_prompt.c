@@ -6,12 +6,9 @@
 
 #include "base/rng.h"
 #include "engine/impl.h"
-#include "num/kern.h"
+#include "tiny_model.h"
 
 enum { N = 10, CTX = 96, TOP = 3 };
-
-static struct model *m;
-static struct pool *pool;
 
 struct told {
     int n, n_done, n_out, n_read, n_cached;
@@ -187,27 +184,14 @@ static void a_prompt_that_is_known_is_computed_again_where_its_rows_are_wanted(v
 }
 
 static int set_up(void **state) {
-    struct err err = {0};
-    struct cfg c;
     int32_t ids[CTX];
     (void)state;
-    pool = pool_new(2);
-    if (kern_init(&err) || cfg_shape(&c, "tiny", &err) ||
-        !(m = model_random(&c, 1, &(struct model_opts){.dtype = DT_BF16, .pool = pool}, &err))) {
-        fprintf(stderr, "%s\n", err.msg);
+    if (tiny_open(DT_BF16))
         return -1;
-    }
     for (int i = 0; i < N; i++) {
         struct req r = request(i, ids, &want[i]);
         reference(&r, &want[i]);
     }
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    model_close(m);
-    pool_free(pool);
     return 0;
 }
 
@@ -217,5 +201,5 @@ int main(void) {
         cmocka_unit_test(what_is_told_of_prompts_survives_preemption),
         cmocka_unit_test(a_prompt_that_is_known_is_computed_again_where_its_rows_are_wanted),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, tiny_close);
 }

@@ -4,13 +4,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "num/kern.h"
 #include "serve/loop.h"
+#include "tiny_model.h"
 
 enum { N_CTX = 128, N_PROMPT = 9 };
 
-static struct model *m;
-static struct pool *pool;
 static struct engine *e;
 
 struct client { /* owns one task and gathers what it gives */
@@ -225,20 +223,7 @@ static void what_the_engine_refuses_ends_with_its_error(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    struct err err = {0};
-    struct cfg cfg;
-    if (kern_init(&err) || cfg_shape(&cfg, "tiny", &err))
-        return -1;
-    pool = pool_new(2);
-    m = model_random(&cfg, 1, &(struct model_opts){.dtype = DT_F32, .pool = pool}, &err);
-    return m ? 0 : -1;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    model_close(m);
-    pool_free(pool);
-    return 0;
+    return tiny_open(DT_F32);
 }
 
 int main(void) {
@@ -250,5 +235,5 @@ int main(void) {
         cmocka_unit_test(closing_ends_every_task),
         cmocka_unit_test(what_the_engine_refuses_ends_with_its_error),
     };
-    return cmocka_run_group_tests_name("loop", tests, setup, teardown);
+    return cmocka_run_group_tests_name("loop", tests, setup, tiny_close);
 }
