@@ -1,5 +1,6 @@
 """command.py - what the scripts of this folder share: a program that the user names with variables and flags."""
 
+import json
 import os
 import re
 import shlex
@@ -63,3 +64,21 @@ def peer_of(text):
 
 def note(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def finish(name, a, measure, show_rest):
+    """Ends the script `name`: measure(a, rows) fills rows; what it had when it failed or was stopped is shown all the same, as
+    JSON, or by show_rest(rows, load average at the start)."""
+    rows, load, status = [], os.getloadavg()[0], 0
+    try:
+        measure(a, rows)
+    except Fail as e:
+        note(f"{name}: {e}")
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    if a.json and (rows or not status):
+        print(json.dumps({"complete": not status, "load_average": load, "rows": rows}, indent=1))
+    elif not a.json and (rows or not status):
+        show_rest(rows, load)
+    sys.exit(status)

@@ -26,7 +26,7 @@ import re
 import statistics
 import sys
 
-from command import Command, Fail, note, peer_of
+from command import Command, Fail, finish, note, peer_of
 
 TEST = re.compile(r"(pp|tg)([1-9][0-9]{0,5})(?:@([0-9]{1,6}))?(?:x([1-9][0-9]{0,2}))?")
 TABLE_ROW = re.compile(r"^\|" + r"\s*([0-9.]+)\s*\|" * 10 + r"\s*$")  # of llama-batched-bench
@@ -283,19 +283,8 @@ def measure(a, rows):
 
 
 def main():
-    a, rows, load, status = parse(), [], os.getloadavg()[0], 0
-    try:
-        measure(a, rows)
-    except Fail as e:
-        note(f"peers: {e}")
-        status = 1
-    except KeyboardInterrupt:
-        status = 130
-    if a.json and (rows or not status):
-        print(json.dumps({"complete": not status, "load_average": load, "rows": rows}, indent=1))
-    elif a.csv and (rows or not status):
-        write_csv(rows)
-    sys.exit(status)
+    a = parse()
+    finish("peers", a, measure, lambda rows, load: write_csv(rows) if a.csv else None)
 
 
 main()

@@ -26,13 +26,12 @@ import signal
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 
-from command import Command, Fail, how_it_ended, last_lines, note, peer_of
+from command import Command, Fail, finish, how_it_ended, last_lines, note, peer_of
 
 METRICS = [("total_token_throughput", "tokens/s"), ("output_throughput", "output tokens/s"),
            ("request_throughput", "requests/s"), ("p50_ttft_ms", "TTFT p50, ms"), ("p99_ttft_ms", "TTFT p99, ms"),
@@ -323,20 +322,8 @@ def measure(a, rows):
 
 
 def main():
-    a, rows, load, status = parse(), [], os.getloadavg()[0], 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers must not outlive us
-    try:
-        measure(a, rows)
-    except Fail as e:
-        note(f"serve_peers: {e}")
-        status = 1
-    except KeyboardInterrupt:
-        status = 130
-    if a.json and (rows or not status):
-        print(json.dumps({"complete": not status, "load_average": load, "rows": rows}, indent=1))
-    elif rows:
-        print(f"\nLoad average at the start: {load:.1f}")
-    sys.exit(status)
+    finish("serve_peers", parse(), measure, lambda rows, load: print(f"\nLoad average at the start: {load:.1f}"))
 
 
 main()
