@@ -35,21 +35,21 @@ INLINE __m512bh load_pairs(const char *p, int at) {
     return (__m512bh)_mm512_loadu_si512(p + 4 * (size_t)at);
 }
 
-/* 2^x for x <= 0 or NaN, to 1e-4: what rounding to bfloat16 leaves of it is thirty times that */
+/* 2^x to 1e-4: what rounding to bfloat16 leaves of it is thirty times that.  0 for -inf; NaN
+ * stays. */
 INLINE vf v_exp2(vf x) {
-    x = v_max(v_set(-200), x);
-    vf n = v_round(x), f = v_sub(x, n);
-    vf p = v_fma(v_set(0.05500893f), f, v_set(0.24221096f));
-    p = v_fma(p, f, v_set(0.69328290f));
-    p = v_fma(p, f, v_set(1));
-    return v_scale(p, n);
+    vf f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* x - floor(x) */
+    vf p = v_fma(v_set(0.07802452f), f, v_set(0.22606716f));
+    p = v_fma(p, f, v_set(0.69583356f));
+    p = v_fma(p, f, v_set(0.99992520f));
+    return v_scale(p, x); /* times 2^floor(x) */
 }
 
-/* Scores of keys that the row does not see become -inf, up to whole pairs of vectors. */
-INLINE void hide(float *s, struct attend_keys see) {
-    for (int j = see.lo / (2 * W) * 2 * W; j < see.lo; j += W)
+/* Scores in [lo, hi) of keys that the row does not see become -inf. */
+INLINE void hide(float *s, struct attend_keys see, int lo, int hi) {
+    for (int j = lo; j < see.lo; j += W)
         v_store_part(s + j, v_set(-INFINITY), tile_min(W, see.lo - j));
-    for (int j = see.hi; j % (2 * W); j += W - j % W)
+    for (int j = see.hi; j < hi; j += W - j % W)
         v_store_part(s + j, v_set(-INFINITY), W - j % W);
 }
 
@@ -76,26 +76,37 @@ INLINE void score_tile(struct rows_of *x, int mt, int nb, int b) {
         v_store(x->s + r * ATTEND_SPLIT + (b + n) * ATTEND_BLOCK, acc[r * nb + n]);
 }
 
-/* Scores of one row to weights, and to max and sum of its part; two vectors give one of weights. */
-INLINE void weigh(const struct attend *a, int r, float *s, uint32_t *p) {
-    const struct attend_keys see = a->see[r];
+/* Scores of mt rows to weights, and to max and sum of their parts; two vectors give one of
+ * weights.  Rows take turns, so that none waits for its own chain. */
+INLINE void weigh(struct rows_of *x, int mt) {
+    const struct attend_keys *see = x->a->see + x->r;
     const __m512bh ones = pairs_of(0x3f803f80);
-    vf top = v_set(-INFINITY), top2 = top, sum = v_set(0);
-    hide(s, see);
-    for (int j = see.lo / (2 * W) * 2 * W; j < see.hi; j += 2 * W) {
-        top = v_max(v_load(s + j), top); /* passes over NaN */
-        top2 = v_max(v_load(s + j + W), top2);
+    const int lo = see[0].lo / (2 * W) * 2 * W, hi = (see[mt - 1].hi + 2 * W - 1) / (2 * W) * 2 * W;
+    vf max[ATTEND_ROWS], sum[ATTEND_ROWS];
+    UNROLL for (int r = 0; r < mt; r++) {
+        hide(x->s + r * ATTEND_SPLIT, see[r], lo, hi);
+        max[r] = v_set(-INFINITY);
+        sum[r] = v_set(0);
     }
-    float max = v_hmax(v_max(top, top2));
-    vf m = v_set(max == -INFINITY ? 0 : max);
-    for (int j = see.lo / (2 * W) * 2 * W; j < see.hi; j += 2 * W) {
-        vf e = v_exp2(v_sub(v_load(s + j), m)), f = v_exp2(v_sub(v_load(s + j + W), m));
-        __m512bh w = _mm512_cvtne2ps_pbh(f, e);
-        sum = _mm512_dpbf16_ps(sum, w, ones);
-        _mm512_storeu_si512(p + j / 2, (__m512i)w);
+    for (int j = lo; j < hi; j += W)
+        UNROLL for (int r = 0; r < mt; r++) max[r] =
+            v_max(v_load(x->s + r * ATTEND_SPLIT + j), max[r]); /* passes over NaN */
+    UNROLL for (int r = 0; r < mt; r++) {
+        float top = v_hmax(max[r]);
+        max[r] = v_set(top == -INFINITY ? 0 : top);
     }
-    row_part(a, r)[0] = _mm512_cvtss_f32(m);
-    row_part(a, r)[1] = _mm512_reduce_add_ps(sum);
+    for (int j = lo; j < hi; j += 2 * W)
+        UNROLL for (int r = 0; r < mt; r++) {
+            const float *s = x->s + r * ATTEND_SPLIT + j;
+            vf e = v_exp2(v_sub(v_load(s), max[r])), f = v_exp2(v_sub(v_load(s + W), max[r]));
+            __m512bh w = _mm512_cvtne2ps_pbh(f, e);
+            sum[r] = _mm512_dpbf16_ps(sum[r], w, ones);
+            _mm512_storeu_si512(x->p + r * PAIRS + j / 2, (__m512i)w);
+        }
+    UNROLL for (int r = 0; r < mt; r++) {
+        row_part(x->a, x->r + r)[0] = _mm512_cvtss_f32(max[r]);
+        row_part(x->a, x->r + r)[1] = _mm512_reduce_add_ps(sum[r]);
+    }
 }
 
 /* Adds what the pairs of keys [j0, j1) give to nv vectors of mt rows' results, from component i.
@@ -118,8 +129,8 @@ INLINE void mix_tile(const struct rows_of *x, int r, int mt, int j0, int j1, uin
             UNROLL for (int n = 0; n < nv; n++) {
                 value[n] = load_pairs(v, n * W);
                 if (mask != ~0u)
-                    value[n] = (__m512bh)_mm512_and_si512((__m512i)value[n],
-                                                          _mm512_set1_epi32((int)mask));
+                    value[n] =
+                        (__m512bh)_mm512_and_si512((__m512i)value[n], _mm512_set1_epi32((int)mask));
                 if (x->r == 0)
                     __builtin_prefetch(soon + (size_t)n * sizeof(vf));
             }
@@ -166,10 +177,9 @@ INLINE void attend_rows(struct rows_of *x, int mt) {
         score_tile(x, mt, VECS, b);
     for (; b < end; b++)
         score_tile(x, mt, 1, b);
-    for (int r = 0; r < mt; r++) {
-        weigh(a, x->r + r, x->s + r * ATTEND_SPLIT, x->p + r * PAIRS);
+    weigh(x, mt);
+    for (int r = 0; r < mt; r++)
         memset(row_part(a, x->r + r) + ATTEND_HEAD, 0, (size_t)a->d * sizeof(float));
-    }
     /* the pairs that all rows see whole, together; the keys before and after them row by row */
     int lo = (see[mt - 1].lo + 1) / 2 * 2, hi = see[0].hi / 2 * 2;
     hi = hi > lo ? hi : lo;
