@@ -8,7 +8,6 @@
 #define NUM_X86_ATTEND_DOT_H
 
 #include <math.h>
-#include <string.h>
 
 #include "num/x86/tiles.h"
 
@@ -109,61 +108,66 @@ INLINE void weigh(struct rows_of *x, int mt) {
     }
 }
 
-/* Adds what the pairs of keys [j0, j1) give to nv vectors of mt rows' results, from component i.
- * mask: which halves of the values count. */
-INLINE void mix_tile(const struct rows_of *x, int r, int mt, int j0, int j1, uint32_t mask, int i,
-                     int nv) {
-    const struct attend *a = x->a;
-    const int step = ATTEND_BLOCK / 2, n_block = tile_blocks(a);
-    const size_t row = sizeof(uint32_t) * (size_t)a->d;
-    vf acc[ATTEND_ROWS * VECS];
-    UNROLL for (int m = 0; m < mt; m++) UNROLL for (int n = 0; n < nv; n++) acc[m * nv + n] =
-        v_load(row_part(a, x->r + r + m) + ATTEND_HEAD + i + n * W);
-    for (int b = j0 / step; b * step < j1; b++) {
-        int j = b * step > j0 ? b * step : j0, end = tile_min(j1, (b + 1) * step);
-        size_t at = (size_t)(j % step) * row + sizeof(uint32_t) * (size_t)i;
-        const char *v = a->v[b] + at, *soon = tile_block(a, n_block + b + ATTEND_AHEAD) + at;
-        const uint32_t *p = x->p + r * PAIRS;
-        for (; j < end; j++, v += row, soon += row) {
-            __m512bh value[VECS];
+/* Component i of pair j of the values. */
+INLINE const char *value_at(const struct attend *a, int j, int i) {
+    const int step = ATTEND_BLOCK / 2;
+    return a->v[j / step] + sizeof(uint32_t) * ((size_t)(j % step) * (size_t)a->d + (size_t)i);
+}
+
+/* Adds what pair j of keys gives to nv vectors of mt rows' results, from component i.  edge: a row
+ * may see one key of it or none; what it does not see is left out, whatever the value is. */
+INLINE void mix_pair(const struct rows_of *x, vf *acc, int mt, int nv, int j, const char *v,
+                     bool edge) {
+    __m512bh value[VECS];
+    UNROLL for (int n = 0; n < nv; n++) value[n] = load_pairs(v, n * W);
+    UNROLL for (int m = 0; m < mt; m++) {
+        __m512bh w = pairs_of(x->p[m * PAIRS + j]);
+        if (edge) {
+            const struct attend_keys see = x->a->see[x->r + m];
+            bool first = see.lo <= 2 * j && 2 * j < see.hi;
+            bool second = see.lo <= 2 * j + 1 && 2 * j + 1 < see.hi;
+            vi seen = vi_set((int)((first ? 0xffffu : 0) | (second ? 0xffff0000u : 0)));
+            __mmask16 any = first || second ? 0xffff : 0;
             UNROLL for (int n = 0; n < nv; n++) {
-                value[n] = load_pairs(v, n * W);
-                if (mask != ~0u)
-                    value[n] =
-                        (__m512bh)_mm512_and_si512((__m512i)value[n], _mm512_set1_epi32((int)mask));
-                if (x->r == 0)
-                    __builtin_prefetch(soon + (size_t)n * sizeof(vf));
+                vf *to = acc + m * nv + n;
+                __m512bh part = (__m512bh)vi_and((vi)value[n], seen);
+                *to = _mm512_mask_mov_ps(*to, any, _mm512_dpbf16_ps(*to, w, part));
             }
-            UNROLL for (int m = 0; m < mt; m++) {
-                __m512bh w = pairs_of(p[m * PAIRS + j]);
-                UNROLL for (int n = 0; n < nv; n++) acc[m * nv + n] =
-                    _mm512_dpbf16_ps(acc[m * nv + n], w, value[n]);
-            }
+        } else {
+            UNROLL for (int n = 0; n < nv; n++) acc[m * nv + n] =
+                _mm512_dpbf16_ps(acc[m * nv + n], w, value[n]);
         }
     }
+}
+
+/* nv vectors of mt rows' results, from component i. */
+INLINE void mix_tile(const struct rows_of *x, int mt, int i, int nv) {
+    const struct attend *a = x->a;
+    const struct attend_keys *see = a->see + x->r;
+    const int step = ATTEND_BLOCK / 2, n_block = tile_blocks(a);
+    const size_t row = sizeof(uint32_t) * (size_t)a->d;
+    /* the pairs [lo, hi) that all rows see whole */
+    const int lo = (see[mt - 1].lo + 1) / 2, hi = see[0].hi / 2 > lo ? see[0].hi / 2 : lo;
+    int j = see[0].lo / 2;
+    vf acc[ATTEND_ROWS * VECS];
+    UNROLL for (int n = 0; n < mt * nv; n++) acc[n] = v_set(0);
+    for (; j < lo; j++)
+        mix_pair(x, acc, mt, nv, j, value_at(a, j, i), true);
+    while (j < hi) {
+        int b = j / step, end = tile_min(hi, (b + 1) * step);
+        const char *v = value_at(a, j, i);
+        const char *soon = tile_block(a, n_block + b + ATTEND_AHEAD) + (v - a->v[b]);
+        for (; j < end; j++, v += row, soon += row) {
+            if (x->r == 0)
+                UNROLL for (int n = 0; n < nv; n++)
+                    __builtin_prefetch(soon + (size_t)n * sizeof(vf));
+            mix_pair(x, acc, mt, nv, j, v, false);
+        }
+    }
+    for (; j * 2 < see[mt - 1].hi; j++)
+        mix_pair(x, acc, mt, nv, j, value_at(a, j, i), true);
     UNROLL for (int m = 0; m < mt; m++) UNROLL for (int n = 0; n < nv; n++)
-        v_store(row_part(a, x->r + r + m) + ATTEND_HEAD + i + n * W, acc[m * nv + n]);
-}
-
-INLINE void mix(const struct rows_of *x, int r, int mt, int j0, int j1, uint32_t mask) {
-    int i = 0;
-    for (; i + VECS * W <= x->a->d; i += VECS * W)
-        mix_tile(x, r, mt, j0, j1, mask, i, VECS);
-    for (; i < x->a->d; i += W)
-        mix_tile(x, r, mt, j0, j1, mask, i, 1);
-}
-
-/* Keys [lo, hi) of one row: a pair of which only one is seen counts by half, whatever its other
- * value is. */
-static void mix_row(const struct rows_of *x, int r, int lo, int hi) {
-    if (lo >= hi)
-        return;
-    if (lo % 2)
-        mix(x, r, 1, lo / 2, lo / 2 + 1, 0xffff0000), lo++;
-    if (lo < hi / 2 * 2)
-        mix(x, r, 1, lo / 2, hi / 2, ~0u);
-    if (hi % 2 && hi > lo)
-        mix(x, r, 1, hi / 2, hi / 2 + 1, 0xffff);
+        v_store(row_part(a, x->r + m) + ATTEND_HEAD + i + n * W, acc[m * nv + n]);
 }
 
 INLINE void attend_rows(struct rows_of *x, int mt) {
@@ -178,16 +182,11 @@ INLINE void attend_rows(struct rows_of *x, int mt) {
     for (; b < end; b++)
         score_tile(x, mt, 1, b);
     weigh(x, mt);
-    for (int r = 0; r < mt; r++)
-        memset(row_part(a, x->r + r) + ATTEND_HEAD, 0, (size_t)a->d * sizeof(float));
-    /* the pairs that all rows see whole, together; the keys before and after them row by row */
-    int lo = (see[mt - 1].lo + 1) / 2 * 2, hi = see[0].hi / 2 * 2;
-    hi = hi > lo ? hi : lo;
-    for (int r = 0; r < mt; r++)
-        mix_row(x, r, see[r].lo, tile_min(lo, see[r].hi));
-    mix(x, 0, mt, lo / 2, hi / 2, ~0u);
-    for (int r = 0; r < mt; r++)
-        mix_row(x, r, hi > see[r].lo ? hi : see[r].lo, see[r].hi);
+    int i = 0;
+    for (; i + VECS * W <= a->d; i += VECS * W)
+        mix_tile(x, mt, i, VECS);
+    for (; i < a->d; i += W)
+        mix_tile(x, mt, i, 1);
 }
 
 static void attend_bf16(const struct attend *a) {
