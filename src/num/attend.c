@@ -258,10 +258,20 @@ void attend_join(const struct attend_tile *t, const float *part) {
     finish(t);
 }
 
+/* The lines of the result, which are written last of all. */
+static void fetch_out(const struct attend_tile *t) {
+    for (int i = 0; i < t->n; i++)
+        for (int j = 0; j < t->group * t->c; j += 16)
+            __builtin_prefetch(t->out + (size_t)i * t->ld + j, 1);
+}
+
 void attend_tile(const struct attend_tile *t) {
     int s0, s1;
     attend_splits(t, &s0, &s1);
     scale_queries(t);
+    fetch_out(t);
+    if (!t->first) /* all tokens begin with the first split: nothing to join it to */
+        part_of(t, s0++, tmp_state(t));
     for (int s = s0; s < s1; s++) {
         part_of(t, s, tmp_part(t));
         join(t, s, tmp_part(t));
