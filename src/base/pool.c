@@ -18,6 +18,11 @@
 
 #define SPIN 20000 /* about 100 us: longer than the gap between two parallel regions of a step */
 
+/* What is left of a share of pool_each: lo in the low half, hi in the high half. */
+struct range {
+    _Alignas(64) _Atomic uint64_t left;
+};
+
 struct pool {
     int n, spin; /* spin 0 with more threads than processors: spinners hold up those they await */
     pthread_t *thread;
@@ -26,6 +31,7 @@ struct pool {
     _Alignas(64) atomic_int pending; /* shares of this generation not finished; futex word */
     _Alignas(64) atomic_int sleepers;
     atomic_uint *taken;           /* by share: the generation in which it was last begun */
+    struct range *range;          /* by share */
     void (*fn)(void *, int, int); /* fn and arg are published by the release store to generation */
     void *arg;
     int64_t *waited; /* the caller's; NULL = nobody asks */
@@ -108,6 +114,9 @@ struct pool *pool_new(int n_threads) {
     *p = (struct pool){.n = n_threads, .spin = n_threads <= n_cpu ? SPIN : 0};
     p->thread = mem_array((size_t)n_threads, sizeof *p->thread);
     p->taken = mem_array((size_t)n_threads, sizeof *p->taken);
+    p->range = aligned_alloc(64, (size_t)n_threads * sizeof *p->range);
+    if (!p->range)
+        abort();
     /* The caller keeps the first processor's share unpinned: a library must not move its host's
      * thread.  Workers go to the remaining processors, one each; with more threads than
      * processors none is pinned. */
@@ -138,6 +147,7 @@ void pool_free(struct pool *p) {
         pthread_join(p->thread[id], NULL);
     free(p->thread);
     free(p->taken);
+    free(p->range);
     free(p);
 }
 
@@ -173,6 +183,51 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg) {
     await_others(p);
     if (p->waited)
         *p->waited += clock_ns() - since;
+}
+
+struct each {
+    struct pool *pool;
+    void (*fn)(void *, int, int);
+    void *arg;
+};
+
+/* A quarter of what is left of the share, from the front or the back; false = nothing is. */
+static bool take(struct range *r, bool front, int *lo, int *hi) {
+    uint64_t old = atomic_load_explicit(&r->left, memory_order_relaxed), now;
+    do {
+        uint32_t a = (uint32_t)old, b = (uint32_t)(old >> 32), n = (b - a) / 4;
+        if (a >= b)
+            return false;
+        n = n ? n : 1;
+        *lo = (int)(front ? a : b - n);
+        *hi = (int)(front ? a + n : b);
+        now = front ? (uint64_t)b << 32 | (a + n) : (uint64_t)(b - n) << 32 | a;
+    } while (!atomic_compare_exchange_weak_explicit(&r->left, &old, now, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+static void each_share(void *arg, int id, int n) {
+    struct each *e = arg;
+    for (int k = 0, lo, hi; k < n; k++)
+        while (take(&e->pool->range[(id + k) % n], k == 0, &lo, &hi))
+            e->fn(e->arg, lo, hi);
+}
+
+void pool_each(struct pool *p, int total, void (*fn)(void *arg, int lo, int hi), void *arg) {
+    if (total < 1)
+        return;
+    if (p->n == 1) {
+        fn(arg, 0, total);
+        return;
+    }
+    for (int id = 0; id < p->n; id++) {
+        int lo, hi;
+        pool_split(total, 1, id, p->n, &lo, &hi);
+        atomic_store_explicit(&p->range[id].left, (uint64_t)(uint32_t)hi << 32 | (uint32_t)lo,
+                              memory_order_relaxed); /* pool_run publishes it */
+    }
+    pool_run(p, each_share, &(struct each){p, fn, arg});
 }
 
 void pool_watch(struct pool *p, int64_t *waited) {

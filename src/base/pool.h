@@ -1,6 +1,7 @@
 /* pool.h - one pool of pinned threads with a fixed partition.
- * Work is cut into n shares by index alone, so what a share computes never depends on timing; a
- * thread that is done takes shares that nobody has begun. */
+ * pool_run cuts work into n shares by index alone, so what a share computes never depends on
+ * timing; a thread that is done takes shares that nobody has begun.  pool_each lets threads take
+ * over parts of begun shares as well. */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 
@@ -17,7 +18,13 @@ int pool_size(const struct pool *p);
  * when all are done.  The caller takes part.  Not reentrant.  Allocates nothing. */
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg);
 
-/* From now on each pool_run adds to *waited the nanoseconds that its caller, out of shares to take,
+/* Calls fn(arg, lo, hi) for ranges that together are [0, total), each once, and returns when all are
+ * done.  Each thread walks a share of its own from the front, some of the rest at a time; one that
+ * is through takes from the back of the others' shares.  So a thread that is slowed down holds up
+ * nobody for long, but what a call covers depends on timing: for work whose bits do not. */
+void pool_each(struct pool *p, int total, void (*fn)(void *arg, int lo, int hi), void *arg);
+
+/* From now on each pool_run or pool_each adds to *waited the nanoseconds that its caller, out of shares to take,
  * waited for the other threads; NULL = no more.  Borrowed until then. */
 void pool_watch(struct pool *p, int64_t *waited);
 

@@ -1,7 +1,7 @@
 /* linear.c - see linear.h.
  *
- * The activations are converted once per call to what the weights' types read, then every thread
- * takes the same share of rows of each product.  All blocking for caches is the kernels'. */
+ * The activations are converted once per call to what the weights' types read, then threads take
+ * rows of the products as they come.  All blocking for caches is the kernels'. */
 #include "num/linear.h"
 
 #include <assert.h>
@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "num/kern.h"
 
-#define UNIT 16 /* rows of weights that stay together: a panel, what a kernel handles at once */
+#define UNIT 64 /* rows of weights that stay together: panels that prompts handle at once       */
 #define MAX_OUT 4
 #define FEW 4 /* up to so many tokens are converted without waking the pool        */
 
@@ -125,29 +125,39 @@ static void add_bias(float *y, size_t ldy, const float *bias, int n_tok, int n) 
         kern.add(y + (size_t)t * ldy, bias, n);
 }
 
-static void multiply(void *arg, int id, int n) {
-    struct job *j = arg;
-    for (int i = 0; i < j->n_out; i++) {
+/* Rows lo .. hi - 1 of a product. */
+static void multiply_rows(const struct job *j, const struct linear_out *o, int lo, int hi) {
+    enum act a = act_of(o->w->type);
+    struct gemm g = {
+        .y = o->y + lo,
+        .ldy = (size_t)o->w->rows,
+        .x = a == ACT_F32 ? (const void *)j->x : j->l->scratch[a],
+        .ldx = a == ACT_F32 ? act_row_bytes(a, j->cols) : act_stride(a, j->cols),
+        .w = mat_row(o->w, lo),
+        .ldw = dtype_row_bytes(o->w->type, j->cols),
+        .m = j->n_tok,
+        .n = hi - lo,
+        .k = j->cols,
+    };
+    gemm(o->w->type, &g);
+    if (o->bias)
+        add_bias(g.y, g.ldy, o->bias + lo, g.m, g.n);
+}
+
+static int units_of(const struct linear_out *o) {
+    return (o->w->rows + UNIT - 1) / UNIT;
+}
+
+/* Units lo .. hi - 1, counted through all products. */
+static void multiply(void *arg, int lo, int hi) {
+    const struct job *j = arg;
+    for (int i = 0; i < j->n_out && hi > 0; i++) {
         const struct linear_out *o = &j->out[i];
-        enum act a = act_of(o->w->type);
-        int lo, hi;
-        pool_split(o->w->rows, UNIT, id, n, &lo, &hi);
-        if (lo >= hi)
-            continue;
-        struct gemm g = {
-            .y = o->y + lo,
-            .ldy = (size_t)o->w->rows,
-            .x = a == ACT_F32 ? (const void *)j->x : j->l->scratch[a],
-            .ldx = a == ACT_F32 ? act_row_bytes(a, j->cols) : act_stride(a, j->cols),
-            .w = mat_row(o->w, lo),
-            .ldw = dtype_row_bytes(o->w->type, j->cols),
-            .m = j->n_tok,
-            .n = hi - lo,
-            .k = j->cols,
-        };
-        gemm(o->w->type, &g);
-        if (o->bias)
-            add_bias(g.y, g.ldy, o->bias + lo, g.m, g.n);
+        int n = units_of(o), a = lo > 0 ? lo : 0, b = hi < n ? hi : n;
+        if (a < b)
+            multiply_rows(j, o, a * UNIT, b * UNIT < o->w->rows ? b * UNIT : o->w->rows);
+        lo -= n;
+        hi -= n;
     }
 }
 
@@ -167,5 +177,8 @@ void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear
         else
             pool_run(l->pool, convert, &j);
     }
-    pool_run(l->pool, multiply, &j);
+    int units = 0;
+    for (int i = 0; i < n_out; i++)
+        units += units_of(&out[i]);
+    pool_each(l->pool, units, multiply, &j);
 }

@@ -4,6 +4,7 @@
  * reports any missing ordering. */
 #include "testing.h"
 
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "base/pool.h"
@@ -129,6 +130,51 @@ static void work_shared_out_gives_the_same_sum(void **state) {
     }
 }
 
+struct each {
+    int total, calls[1000]; /* plain: each is touched by one thread */
+    atomic_int done;
+    bool stay; /* whoever has index 0 returns last */
+};
+
+static void count(void *arg, int lo, int hi) {
+    struct each *e = arg;
+    assert_true(0 <= lo && lo < hi && hi <= e->total);
+    for (int i = lo; i < hi; i++)
+        e->calls[i]++;
+    for (int ms = 0; e->stay && lo == 0 && atomic_load(&e->done) < e->total - hi; ms++) {
+        assert_true(ms < 60000);
+        usleep(1000);
+    }
+    atomic_fetch_add(&e->done, hi - lo);
+}
+
+static void each_index_is_in_one_range(void **state) {
+    (void)state;
+    static const int n[] = {1, 2, 3, 5}, totals[] = {0, 1, 2, 3, 7, 64, 999};
+    for (int i = 0; i < 4; i++) {
+        struct pool *p = pool_new(n[i]);
+        for (int round = 0; round < 7 * 200; round++) {
+            struct each e = {.total = totals[round % 7]};
+            pool_each(p, e.total, count, &e);
+            assert_int_equal(atomic_load(&e.done), e.total);
+            for (int k = 0; k < e.total; k++)
+                assert_int_equal(e.calls[k], 1);
+        }
+        pool_free(p);
+    }
+}
+
+static void ranges_of_a_thread_that_is_held_up_are_taken_over(void **state) {
+    (void)state;
+    for (int n = 2; n <= 3; n++) {
+        struct pool *p = pool_new(n);
+        struct each e = {.total = 100, .stay = true};
+        pool_each(p, e.total, count, &e);
+        assert_int_equal(atomic_load(&e.done), e.total);
+        pool_free(p);
+    }
+}
+
 static void a_pool_that_never_ran_can_be_freed(void **state) {
     (void)state;
     for (int i = 0; i < 50; i++)
@@ -147,6 +193,8 @@ int main(void) {
         cmocka_unit_test(every_id_runs_once_in_each_of_10000_rounds),
         cmocka_unit_test(sleeping_workers_wake_up),
         cmocka_unit_test(work_shared_out_gives_the_same_sum),
+        cmocka_unit_test(each_index_is_in_one_range),
+        cmocka_unit_test(ranges_of_a_thread_that_is_held_up_are_taken_over),
         cmocka_unit_test(a_pool_that_never_ran_can_be_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
