@@ -34,17 +34,17 @@ struct run {
     struct linear_ctx *lin;
     int max_tok, n_ctx;
 
-    float *x;            /* (T, D) the residual stream                     */
-    float *h, *h2;       /* (T, D) normed inputs of attention and MLP      */
-    float *q, *att;      /* (T, H*C)                                       */
-    float *k, *v;        /* (T, G*C)                                       */
-    float *gate, *up;    /* (T, F)                                         */
-    float *y;            /* (T, D) what a sub-layer adds to the stream     */
-    float *cos, *sin;    /* (n_ctx, rope_dim/2)                            */
-    int *slot, *pos;     /* (T) whose token this is, and where             */
-    struct tile *tile;   /* (T) the batch in tiles                         */
-    int n_tile, n_split; /* n_split: of the longest past                 */
-    char *tmp;           /* (threads) of tmp_bytes for attend_tile()          */
+    float *x;             /* (T, D) the residual stream                     */
+    float *h, *h2;        /* (T, D) normed inputs of attention and MLP      */
+    float *q, *att;       /* (T, H*C)                                       */
+    float *k, *v;         /* (T, G*C)                                       */
+    float *gate, *up;     /* (T, F)                                         */
+    float *y;             /* (T, D) what a sub-layer adds to the stream     */
+    float *cos, *sin;     /* (n_ctx, rope_dim/2)                            */
+    int *id, *slot, *pos; /* (T) which token this is, whose, and where      */
+    struct tile *tile;    /* (T) the batch in tiles                         */
+    int n_tile, n_split;  /* n_split: of the longest past                 */
+    char *tmp;            /* (threads) of tmp_bytes for attend_tile()          */
     size_t tmp_bytes, part_floats;
     float *part;      /* (SHARES * threads) of part_floats: results of splits */
     atomic_int *done; /* (SHARES * threads) splits that are finished        */
@@ -91,6 +91,7 @@ static size_t carve(struct run *r, char *base) {
     r->done = piece(base, &used, shares, sizeof *r->done);
     r->cos = piece(base, &used, half, f);
     r->sin = piece(base, &used, half, f);
+    r->id = piece(base, &used, t, sizeof(int));
     r->slot = piece(base, &used, t, sizeof(int));
     r->pos = piece(base, &used, t, sizeof(int));
     return used;
@@ -234,21 +235,31 @@ static void act_rows(void *arg, int id, int n) {
 
 /* -- the layers -------------------------------------------------------------------------------- */
 
-static void embed(const struct run *r, const struct batch *b) {
+static void embed_rows(void *arg, int id, int n) {
+    const struct rows *j = arg;
+    const struct run *r = j->r;
     const struct cfg *c = &r->m->cfg;
-    float *x = r->x;
+    int lo, hi;
+    pool_split(j->n, 1, id, n, &lo, &hi);
+    for (int t = lo; t < hi; t++) {
+        float *x = j->y + (size_t)t * j->width;
+        mat_row_to_f32(&r->m->embed, r->id[t], x);
+        for (int d = 0; c->embed_scale != 1 && d < c->dim; d++)
+            x[d] *= c->embed_scale;
+        if (c->learned_pos)
+            kern.add(x, mat_row(&r->m->pos, r->pos[t]), c->dim);
+    }
+}
+
+static void embed(const struct run *r, const struct batch *b) {
     int t = 0;
     for (int s = 0; s < b->n_span; s++)
-        for (int i = 0; i < b->span[s].n; i++, t++, x += c->dim) {
-            mat_row_to_f32(&r->m->embed, b->span[s].ids[i], x);
-            if (c->embed_scale != 1)
-                for (int d = 0; d < c->dim; d++)
-                    x[d] *= c->embed_scale;
+        for (int i = 0; i < b->span[s].n; i++, t++) {
+            r->id[t] = b->span[s].ids[i];
             r->slot[t] = b->span[s].slot;
             r->pos[t] = b->span[s].pos + i;
-            if (c->learned_pos)
-                kern.add(x, mat_row(&r->m->pos, r->pos[t]), c->dim);
         }
+    over_rows(&(struct rows){r, t, r->m->cfg.dim, r->x, NULL, NULL, NULL}, embed_rows);
 }
 
 /* Cuts the batch into tiles of about TILE rows. */

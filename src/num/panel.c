@@ -119,11 +119,15 @@ static void int8_row(const uint8_t *p, int lane, int cols, float *dst) {
 }
 
 static void bf16_row(const uint8_t *p, int lane, int cols, float *dst) {
-    for (int c = 0; c < cols; c++) {
-        bool odd = c == cols - 1 && cols % 2;
-        size_t at = (size_t)(c / 2) * 4 * PANEL + (size_t)lane * 4 + (size_t)(c % 2) * 2;
-        row_to_f32(DT_BF16, p + (odd ? odd_at(lane, cols) : at), dst + c, 1);
+    uint32_t words[32];
+    for (int c = 0, n; c < cols / 2; c += n) {
+        n = cols / 2 - c < 32 ? cols / 2 - c : 32;
+        for (int i = 0; i < n; i++)
+            memcpy(&words[i], p + (size_t)((c + i) * PANEL + lane) * 4, 4);
+        row_to_f32(DT_BF16, words, dst + 2 * c, 2 * n);
     }
+    if (cols % 2)
+        row_to_f32(DT_BF16, p + odd_at(lane, cols), dst + cols - 1, 1);
 }
 
 void mat_row_to_f32(const struct mat *m, int i, float *dst) {
