@@ -13,6 +13,7 @@
 
 #define VECS 4 /* vectors of keys or components in a tile: each block of keys is one */
 #define PAIRS (ATTEND_SPLIT / 2)
+#define NEXT (ATTEND_AHEAD - 1) /* blocks between what is read and what is fetched */
 
 struct rows_of { /* some rows of a split, up to ATTEND_ROWS */
     const struct attend *a;
@@ -58,7 +59,7 @@ INLINE void score_tile(struct rows_of *x, int mt, int nb, int b) {
     const char *const *k = x->a->k + b, *soon[VECS];
     vf acc[ATTEND_ROWS * VECS];
     UNROLL for (int i = 0; i < mt * nb; i++) acc[i] = v_set(0);
-    UNROLL for (int n = 0; n < nb; n++) soon[n] = tile_block(x->a, b + n + ATTEND_AHEAD);
+    UNROLL for (int n = 0; n < nb; n++) soon[n] = tile_block(x->a, b + n + NEXT);
     for (int i = 0; i < half; i++) {
         __m512bh key[VECS];
         if (x->r == 0) /* with the first rows, fetch the blocks that come next */
@@ -156,7 +157,7 @@ INLINE void mix_tile(const struct rows_of *x, int mt, int i, int nv) {
     while (j < hi) {
         int b = j / step, end = tile_min(hi, (b + 1) * step);
         const char *v = value_at(a, j, i);
-        const char *soon = tile_block(a, n_block + b + ATTEND_AHEAD) + (v - a->v[b]);
+        const char *soon = tile_block(a, n_block + b + NEXT) + (v - a->v[b]);
         for (; j < end; j++, v += row, soon += row) {
             if (x->r == 0)
                 UNROLL for (int n = 0; n < nv; n++)
@@ -177,7 +178,8 @@ INLINE void attend_rows(struct rows_of *x, int mt) {
     uint32_t *q = a->tmp;
     kern.bf16_pack(q, a->q + (size_t)x->r * (size_t)a->d, mt * a->d);
     x->q = q;
-    for (; b + VECS <= end; b += VECS)
+    /* few rows wait for memory, which is faster when one block is read after the other */
+    for (; a->m > ATTEND_ROWS && b + VECS <= end; b += VECS)
         score_tile(x, mt, VECS, b);
     for (; b < end; b++)
         score_tile(x, mt, 1, b);
