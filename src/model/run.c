@@ -161,18 +161,16 @@ struct rows {
 };
 
 /* Enters the pool only where the rows are worth a barrier. */
-static void over_rows(struct rows *job, void (*fn)(void *arg, int id, int n)) {
+static void over_rows(struct rows *job, void (*fn)(void *arg, int lo, int hi)) {
     if (job->n < 4)
-        fn(job, 0, 1);
+        fn(job, 0, job->n);
     else
-        pool_run(job->r->pool, fn, job);
+        pool_each(job->r->pool, job->n, fn, job);
 }
 
-static void norm_rows(void *arg, int id, int n) {
+static void norm_rows(void *arg, int lo, int hi) {
     const struct rows *j = arg;
     const struct cfg *c = &j->r->m->cfg;
-    int lo, hi;
-    pool_split(j->n, 1, id, n, &lo, &hi);
     for (int t = lo; t < hi; t++) {
         float *y = j->y + (size_t)t * j->width;
         const float *x = j->x + (size_t)t * j->width;
@@ -190,10 +188,8 @@ static void norm(const struct run *r, float *y, const float *x, int n, const flo
     lap(r, RUN_NORM);
 }
 
-static void add_rows(void *arg, int id, int n) {
+static void add_rows(void *arg, int lo, int hi) {
     const struct rows *j = arg;
-    int lo, hi;
-    pool_split(j->n, 1, id, n, &lo, &hi);
     kern.add(j->y + (size_t)lo * j->width, j->x + (size_t)lo * j->width, (hi - lo) * j->width);
 }
 
@@ -221,10 +217,8 @@ static void act_row(enum act_kind act, float *y, int n) {
 }
 
 /* Row by row: it is still in the first cache when it is multiplied. */
-static void act_rows(void *arg, int id, int n) {
+static void act_rows(void *arg, int lo, int hi) {
     const struct rows *j = arg;
-    int lo, hi;
-    pool_split(j->n, 1, id, n, &lo, &hi);
     for (int t = lo; t < hi; t++) {
         float *y = j->y + (size_t)t * j->width;
         act_row(j->r->m->cfg.act, y, j->width);
@@ -235,12 +229,10 @@ static void act_rows(void *arg, int id, int n) {
 
 /* -- the layers -------------------------------------------------------------------------------- */
 
-static void embed_rows(void *arg, int id, int n) {
+static void embed_rows(void *arg, int lo, int hi) {
     const struct rows *j = arg;
     const struct run *r = j->r;
     const struct cfg *c = &r->m->cfg;
-    int lo, hi;
-    pool_split(j->n, 1, id, n, &lo, &hi);
     for (int t = lo; t < hi; t++) {
         float *x = j->y + (size_t)t * j->width;
         mat_row_to_f32(&r->m->embed, r->id[t], x);
@@ -285,13 +277,11 @@ struct attn {
 };
 
 /* Turns q and k by their positions and appends k and v to the cache. */
-static void rope_and_store(void *arg, int id, int n) {
+static void rope_and_store(void *arg, int lo, int hi) {
     const struct attn *a = arg;
     const struct run *r = a->r;
     const struct cfg *c = &r->m->cfg;
-    int dq = c->n_head * c->head_dim, dk = c->n_kv_head * c->head_dim, half = c->rope_dim / 2, lo,
-        hi;
-    pool_split(a->n_tok, 1, id, n, &lo, &hi);
+    int dq = c->n_head * c->head_dim, dk = c->n_kv_head * c->head_dim, half = c->rope_dim / 2;
     for (int t = lo; t < hi; t++) {
         float *q = r->q + (size_t)t * dq, *k = r->k + (size_t)t * dk, *v = r->v + (size_t)t * dk;
         for (int h = 0; c->qk_norm && h < c->n_head; h++)
@@ -399,9 +389,9 @@ static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
         3);
     lap(r, RUN_QKV);
     if (n_tok < 4)
-        rope_and_store(&a, 0, 1);
+        rope_and_store(&a, 0, n_tok);
     else
-        pool_run(r->pool, rope_and_store, &a);
+        pool_each(r->pool, n_tok, rope_and_store, &a);
     lap(r, RUN_ROPE);
     attend_all(&a);
     lap(r, RUN_ATTEND);

@@ -105,10 +105,8 @@ static void *token(const struct job *j, enum act a, int t) {
     return (char *)j->l->scratch[a] + (size_t)t * act_stride(a, j->cols);
 }
 
-static void convert(void *arg, int id, int n) {
-    struct job *j = arg;
-    int lo, hi;
-    pool_split(j->n_tok, 1, id, n, &lo, &hi);
+static void convert(void *arg, int lo, int hi) {
+    const struct job *j = arg;
     for (int t = lo; t < hi; t++) {
         const float *x = j->x + (size_t)t * (size_t)j->cols;
         if (j->need[ACT_BF16])
@@ -173,9 +171,9 @@ void linear(struct linear_ctx *l, const float *x, int n_tok, const struct linear
     }
     if (j.need[ACT_BF16] || j.need[ACT_Q8X] || j.need[ACT_I8X]) {
         if (n_tok <= FEW)
-            convert(&j, 0, 1);
+            convert(&j, 0, n_tok);
         else
-            pool_run(l->pool, convert, &j);
+            pool_each(l->pool, n_tok, convert, &j);
     }
     int units = 0;
     for (int i = 0; i < n_out; i++)
