@@ -18,14 +18,15 @@ int pool_size(const struct pool *p);
  * when all are done.  The caller takes part.  Not reentrant.  Allocates nothing. */
 void pool_run(struct pool *p, void (*fn)(void *arg, int id, int n), void *arg);
 
-/* Calls fn(arg, lo, hi) for ranges that together are [0, total), each once, and returns when all are
- * done.  Each thread walks a share of its own from the front, some of the rest at a time; one that
- * is through takes from the back of the others' shares.  So a thread that is slowed down holds up
- * nobody for long, but what a call covers depends on timing: for work whose bits do not. */
+/* Calls fn(arg, lo, hi) for ranges that together are [0, total), each once, and returns when all
+ * are done.  Each thread walks a share of its own from the front, some of the rest at a time; one
+ * that is through takes from the back of the others' shares.  So a thread that is slowed down
+ * holds up nobody for long, but what a call covers depends on timing: for work whose bits do
+ * not.  As pool_run otherwise. */
 void pool_each(struct pool *p, int total, void (*fn)(void *arg, int lo, int hi), void *arg);
 
-/* From now on each pool_run or pool_each adds to *waited the nanoseconds that its caller, out of shares to take,
- * waited for the other threads; NULL = no more.  Borrowed until then. */
+/* From now on each pool_run and pool_each adds to *waited the nanoseconds that its caller, with
+ * nothing left to take, waited for the other threads; NULL = no more.  Borrowed until then. */
 void pool_watch(struct pool *p, int64_t *waited);
 
 /* The half-open range [*lo, *hi) of `total` items for thread id of n, in multiples of `unit`
