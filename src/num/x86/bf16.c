@@ -40,7 +40,7 @@ INLINE void tile(const struct gemm *g, int mt, int i, int j, bool fetch) {
     }
     for (int l = 0; l + 2 <= g->k; l += 2, p += PANEL * 4) {
         if (fetch)
-            tile_prefetch(p, 0, 0, AHEAD, PANEL * 4);
+            tile_ahead(p, AHEAD, PANEL * 4, mt == 1);
         __m512i w = _mm512_loadu_si512(p);
         UNROLL for (int a = 0; a < mt; a++) acc[a] = dot2(acc[a], w, x[a] + 2 * (size_t)l);
     }

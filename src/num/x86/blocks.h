@@ -75,8 +75,7 @@ INLINE void block_tile(enum dtype t, const struct gemm *g, struct place o) {
     for (int at = 0; at < g->k / 32; b.p += (size_t)slices(t) * slice_bytes(t))
         for (int k = 0; k < slices(t); k++, at++) {
             if (o.fetch)
-                tile_prefetch((const char *)b.p, 0, 0, AHEAD + (size_t)k * slice_bytes(t),
-                              slice_bytes(t));
+                tile_ahead(b.p, AHEAD + (size_t)k * slice_bytes(t), slice_bytes(t), o.mt == 1);
             block_slice(t, acc, b, k, x, at, o);
         }
     UNROLL for (int a = 0; a < o.mt; a++) UNROLL for (int r = 0; r < o.np; r++) {

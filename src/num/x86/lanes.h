@@ -340,7 +340,7 @@ INLINE void pair_tile(const struct gemm *g, int mt, int nv, int i, int j, bool f
         UNROLL for (int r = 0; r < nv; r++) {
             const char *at = p + (size_t)(r * W / PANEL * PANEL) * g->ldw + r * W % PANEL * 4;
             if (fetch && r * W % PANEL == 0)
-                tile_prefetch(at, 0, 0, 8192, PANEL * 4);
+                tile_ahead(at, 8192, PANEL * 4, mt == 1);
             w[r] = (struct two){v_even(v_load_pairs(at)), v_odd(v_load_pairs(at))};
         }
         UNROLL for (int a = 0; a < mt; a++) {

@@ -40,7 +40,7 @@ INLINE void word(__m512i *sum, int n_sum, const uint8_t *p, const char *const *x
                  bool fetch) {
     p += (size_t)(at + 4) * PANEL; /* behind the scales */
     if (fetch)
-        __builtin_prefetch(p + AHEAD, 0, 2);
+        tile_ahead(p, AHEAD, PANEL * 4, mt == 1);
     __m512i w = eight_bits(vi_load(p));
     UNROLL for (int a = 0; a < mt; a++) sum[a * n_sum] =
         dot4(sum[a * n_sum], w, (const int8_t *)x[a] + sizeof(struct i8x) + at);

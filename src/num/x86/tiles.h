@@ -48,6 +48,18 @@ INLINE void tile_prefetch(const char *row, size_t ldw, int rows, size_t at, size
         __builtin_prefetch((const void *)(p + i), 0, 2);
 }
 
+/* n bytes that a panel's loop will reach after `ahead` more.  once: a single token passes, so the
+ * weights need not stay in the last cache, from which they would drive keys and values. */
+INLINE void tile_ahead(const void *p, size_t ahead, size_t n, bool once) {
+    uintptr_t at = (uintptr_t)p + ahead;
+    for (size_t i = 0; i < n; i += 64) {
+        if (once)
+            __builtin_prefetch((const void *)(at + i), 0, 0);
+        else
+            __builtin_prefetch((const void *)(at + i), 0, 2);
+    }
+}
+
 /* A result goes to y once its sums are complete: until then its line is fetched, for a store that
  * misses would wait for it and hold up those behind. */
 INLINE void tile_prepare(const float *y) {
