@@ -153,12 +153,20 @@ struct jv jitem(struct jrun *r, struct jv v, struct jv key) {
                                                            : jattr(r, v, name.s->p);
 }
 
+static int64_t index_of(struct jrun *r, struct jv v, int64_t otherwise) {
+    if (v.type == J_INT)
+        return v.i;
+    if (v.type == J_BOOL)
+        return v.b;
+    if (v.type != J_MISSING && v.type != J_NONE)
+        jfail(r, "slice indices must be integers or None");
+    return otherwise;
+}
+
 static int64_t bound(struct jrun *r, struct jv v, int64_t n, int64_t otherwise, bool down) {
     if (v.type == J_MISSING || v.type == J_NONE)
         return otherwise;
-    if (v.type != J_INT && v.type != J_BOOL)
-        jfail(r, "slice indices must be integers or None");
-    int64_t i = v.type == J_INT ? v.i : v.b;
+    int64_t i = index_of(r, v, 0);
     i = i < -n - 1 ? -n - 1 : i > n + 1 ? n + 1 : i;
     i = i < 0 ? i + n : i;
     return i < 0 ? (down ? -1 : 0) : i >= n ? (down ? n - 1 : n) : i;
@@ -171,7 +179,10 @@ static struct jv slice(struct jrun *r, const struct jnode *n, struct jscope *s) 
     r->line = n->line;
     if (v.type != J_STR && v.type != J_LIST && v.type != J_TUPLE)
         return v.type == J_UNDEF ? jfail(r, "'%s' is undefined", v.name) : jundef("slice");
-    int64_t len = jlength(r, v), step = part[2].type == J_INT ? part[2].i : 1;
+    int64_t len = jlength(r, v);
+    int64_t step = index_of(r, part[2], 1);
+    if (r->err->code)
+        return jundef("slice");
     if (!step)
         return jfail(r, "slice step cannot be zero");
     int64_t from = bound(r, part[0], len, step < 0 ? len - 1 : 0, step < 0);

@@ -117,6 +117,24 @@ static void deep_and_large_values_are_refused(void **state) {
     jinja_text_free(&t);
 }
 
+static void slices_by_anything_but_integers_are_errors(void **state) {
+    static const char *const by[] = {"nobody:", ":nobody", "'1':", ":'1'",
+                                     "::'1'",   ":[1]",    "::1.5"};
+    struct jinja_text t = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof by / sizeof *by; i++)
+        for (int text = 0; text < 2; text++) {
+            char source[64];
+            snprintf(source, sizeof source, "{{ %s[%s] }}", text ? "'ab'" : "[1, 2]", by[i]);
+            const char *message = run(source, "{}", &t);
+            if (!message || !strstr(message, "slice indices"))
+                fail_msg("%s: %s", source, message ? message : "no error");
+        }
+    assert_null(run("{{ 'abc'[true:none:none] }}", "{}", &t));
+    assert_int_equal(t.text.len, 2);
+    jinja_text_free(&t);
+}
+
 static void a_source_of_more_than_a_mebibyte_is_refused(void **state) {
     struct err err = {0};
     char *s = calloc(1, JINJA_MAX_SOURCE + 1);
@@ -234,6 +252,7 @@ int main(void) {
         cmocka_unit_test(a_bomb_stops_at_a_limit_within_a_second),
         cmocka_unit_test(nesting_in_the_source_has_a_bound),
         cmocka_unit_test(deep_and_large_values_are_refused),
+        cmocka_unit_test(slices_by_anything_but_integers_are_errors),
         cmocka_unit_test(a_source_of_more_than_a_mebibyte_is_refused),
         cmocka_unit_test(errors_name_construct_and_line),
         cmocka_unit_test(every_byte_keeps_its_mark_through_all_operations),
