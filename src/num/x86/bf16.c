@@ -106,18 +106,21 @@ INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
 
 /* For many tokens arithmetic is the limit: four panels by six tokens, whose sums fill registers,
  * and INPUTS of them at a time, so that the weights stay in the first cache while all tokens pass.
- * Sums rest in y between the pieces, which changes no bit. */
+ * Between the pieces sums rest side by side in `sums`: rows of y, often a power of two apart, would
+ * share a few lines of the caches.  No bit depends on it. */
 #define MANY 96    /* tokens from which on this pays; fives and sixes make any number above 19 */
+#define MOST 576   /* tokens whose sums rest at a time                                        */
 #define PANELS 4   /* at once */
 #define SIX 6      /* tokens at once */
 #define INPUTS 256 /* of four panels: 32 KiB */
 
 struct piece {
     int i, j, l, end;
+    float *sums;           /* of the tile */
     size_t ahead, n_ahead; /* where in a panel, and how many bytes of it, will be needed next */
 };
 
-/* Adds inputs l .. end - 1 to y of mt tokens from i by np panels from row j. */
+/* Adds inputs l .. end - 1 to the sums of mt tokens from i by np panels from row j. */
 INLINE void piece(const struct gemm *g, int np, int mt, struct piece o) {
     const char *x = tile_token(g, o.i), *p[PANELS];
     vf acc[SIX * PANELS];
@@ -126,12 +129,7 @@ INLINE void piece(const struct gemm *g, int np, int mt, struct piece o) {
         tile_prefetch(p[r], 0, 0, o.ahead, o.n_ahead);
         p[r] += (size_t)o.l * PANEL * 2;
     }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
-        int j = o.j + r * PANEL;
-        const float *y = g->y + (size_t)(o.i + a) * g->ldy + j;
-        acc[a * np + r] = o.l ? _mm512_maskz_loadu_ps(lanes(g, j), y) : v_set(0);
-        tile_prepare(y + (size_t)mt * g->ldy);
-    }
+    UNROLL for (int n = 0; n < mt * np; n++) acc[n] = o.l ? v_load(o.sums + n * W) : v_set(0);
     for (int l0 = o.l; l0 + 2 <= o.end; l0 += STEP) {
         int stop = tile_min(l0 + STEP, o.end);
         UNROLL for (int a = 0; a < mt; a++) /* of the next tokens, a line of 32 inputs */
@@ -149,35 +147,45 @@ INLINE void piece(const struct gemm *g, int np, int mt, struct piece o) {
             }
         }
     }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
-        int j = o.j + r * PANEL;
-        _mm512_mask_storeu_ps(g->y + (size_t)(o.i + a) * g->ldy + j, lanes(g, j), acc[a * np + r]);
-    }
+    if (o.end < g->k)
+        UNROLL for (int n = 0; n < mt * np; n++) v_store(o.sums + n * W, acc[n]);
+    else
+        UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
+            int j = o.j + r * PANEL;
+            _mm512_mask_storeu_ps(g->y + (size_t)(o.i + a) * g->ldy + j, lanes(g, j),
+                                  acc[a * np + r]);
+        }
 }
 
-/* Inputs l .. end - 1 of np panels from row j with all tokens.  On the way the same inputs of the
- * next panels are fetched, evenly. */
-INLINE void pieces(const struct gemm *g, int np, int j, int l, int end) {
-    int left = (g->m + SIX - 1) / SIX;
-    size_t ahead = (size_t)np * PANEL * g->ldw + (size_t)l * PANEL * 2;
-    size_t each = ((size_t)(end - l) * PANEL * 2 / (size_t)left + 63) / 64 * 64;
-    for (int i = 0, n; left; i += n, left--, ahead += each) {
-        n = (g->m - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
-        struct piece o = {i, j, l, end, ahead, each};
-        if (n == SIX)
-            piece(g, np, SIX, o);
-        else
-            piece(g, np, SIX - 1, o);
+/* Tokens [i, i1) by np panels from row j, piece after piece.  On the way what the next piece, or
+ * the next panels, need is fetched, evenly. */
+INLINE void panels(const struct gemm *g, int np, int i0, int i1, int j, float *sums) {
+    for (int l = 0; l < g->k; l += INPUTS) {
+        int end = tile_min(g->k, l + INPUTS), left = (i1 - i0 + SIX - 1) / SIX;
+        size_t ahead = (end < g->k ? (size_t)end : (size_t)np * (size_t)g->k) * PANEL * 2;
+        size_t each = ((size_t)(end - l) * PANEL * 2 / (size_t)left + 63) / 64 * 64;
+        float *at = sums;
+        for (int i = i0, n; left; i += n, left--, ahead += each, at += SIX * np * W) {
+            n = (i1 - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
+            struct piece o = {i, j, l, end, at, ahead, each};
+            if (n == SIX)
+                piece(g, np, SIX, o);
+            else
+                piece(g, np, SIX - 1, o);
+        }
     }
 }
 
 static void many(const struct gemm *g) {
-    for (int l = 0; l < g->k; l += INPUTS) {
-        int end = tile_min(g->k, l + INPUTS), j = 0;
+    _Alignas(64) float sums[MOST * PANELS * W];
+    int left = (g->m + MOST - 1) / MOST;
+    for (int i = 0, n; left; i += n, left--) {
+        int j = 0;
+        n = (g->m - i + left - 1) / left;
         for (; j + PANELS * PANEL <= g->n; j += PANELS * PANEL)
-            pieces(g, PANELS, j, l, end);
+            panels(g, PANELS, i, i + n, j, sums);
         for (; j < g->n; j += PANEL)
-            pieces(g, 1, j, l, end);
+            panels(g, 1, i, i + n, j, sums);
     }
 }
 

@@ -3,8 +3,9 @@
  *
  * Two panels by six tokens: their integer and float sums fill the registers, and vpdpbusd does not
  * wait for loads.  INPUTS columns of the panels are opened once, to factors and scales that stay in
- * the first cache while all tokens pass.  Sums rest in y between the pieces, which changes no bit:
- * the operations of an element are those of ref.c, in its order. */
+ * the first cache while all tokens pass.  Between the pieces sums rest side by side in a buffer,
+ * for rows of y, often a power of two apart, would share a few lines of the caches.  It changes no
+ * bit: the operations of an element are those of ref.c, in its order. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@
 #define PANELS 2      /* at once */
 #define SIX 6         /* tokens at once; 20 and more can be had in fives and sixes */
 #define INPUTS 512    /* of a piece: whole blocks and groups */
+#define MOST 576      /* tokens whose sums rest at a time    */
 #define LEAST_GROUP 8 /* columns of the shortest group */
 
 /* How a group's sum becomes floats, and where its activations lie. */
@@ -160,6 +162,7 @@ INLINE void add_group(enum dtype t, const struct group *o, int np, int mt, vf *y
 
 struct place {
     int i;                 /* the first token */
+    vf *sums;              /* of the tile, between pieces */
     size_t ahead, n_ahead; /* where in a panel, and how many bytes of it, will be needed next */
 };
 
@@ -168,17 +171,15 @@ INLINE __mmask16 lanes(const struct gemm *g, int j) {
     return g->n - j >= PANEL ? 0xffff : mask_of(g->n - j);
 }
 
-/* y of mt tokens from i to sums or, at the end, back.  Only a panel alone can be the last one. */
-INLINE void rest(const struct gemm *g, int np, int mt, int i, int j, vf *sums, bool back) {
+/* Sums to y of mt tokens from i.  Only a panel alone can be the last one. */
+INLINE void finish(const struct gemm *g, int np, int mt, int i, int j, const vf *sums) {
     __mmask16 m = lanes(g, j);
     UNROLL for (int a = 0; a < mt; a++) UNROLL for (int r = 0; r < np; r++) {
         float *y = g->y + (size_t)(i + a) * g->ldy + j + r * PANEL;
-        if (back && np > 1)
+        if (np > 1)
             v_store(y, sums[a * np + r]);
-        else if (back)
-            _mm512_mask_storeu_ps(y, m, sums[a * np + r]);
         else
-            sums[a * np + r] = np > 1 ? v_load(y) : _mm512_maskz_loadu_ps(m, y);
+            _mm512_mask_storeu_ps(y, m, sums[a * np + r]);
     }
 }
 
@@ -187,8 +188,9 @@ INLINE void fetch(const struct gemm *g, const struct piece *o, int np, int mt, s
     UNROLL for (int r = 0; r < np; r++) {
         tile_prefetch((const char *)g->w + (size_t)(o->j + r * PANEL) * g->ldw, 0, 0, p.ahead,
                       p.n_ahead);
-        UNROLL for (int a = mt; a < 2 * mt; a++)
-            tile_prepare(g->y + (size_t)(p.i + a) * g->ldy + o->j + r * PANEL);
+        if (o->end == g->k)
+            UNROLL for (int a = mt; a < 2 * mt; a++)
+                tile_prepare(g->y + (size_t)(p.i + a) * g->ldy + o->j + r * PANEL);
     }
 }
 
@@ -202,10 +204,7 @@ INLINE void tile(enum dtype t, const struct gemm *g, const struct piece *o, int 
     size_t bytes = bytes_of(kind, size, size);
     vf sums[SIX * PANELS];
     fetch(g, o, np, mt, p);
-    if (o->l)
-        rest(g, np, mt, p.i, o->j, sums, false);
-    else
-        UNROLL for (int a = 0; a < mt * np; a++) sums[a] = v_set(0);
+    UNROLL for (int n = 0; n < mt * np; n++) sums[n] = o->l ? p.sums[n] : v_set(0);
     for (int l = o->l; l < o->end; l += size) {
         UNROLL for (int h = 0; h < halves; h++) {
             part.half = h;
@@ -222,24 +221,28 @@ INLINE void tile(enum dtype t, const struct gemm *g, const struct piece *o, int 
                 __builtin_prefetch(part.x + (size_t)a * g->ldx + at, 0, 3);
         part.x += bytes;
     }
-    rest(g, np, mt, p.i, o->j, sums, true);
+    if (o->end == g->k)
+        finish(g, np, mt, p.i, o->j, sums);
+    else
+        UNROLL for (int n = 0; n < mt * np; n++) p.sums[n] = sums[n];
 }
 
-/* Opens columns l .. end - 1 of np panels from row j and multiplies them with all tokens.  On the
- * way the same columns of the next panels are fetched, evenly. */
-INLINE void pass(enum dtype t, const struct gemm *g, struct piece *o, int np) {
+/* Opens columns l .. end - 1 of np panels from row j and multiplies them with tokens [i, i1).  On
+ * the way what the next piece, or the next panels, need is fetched, evenly. */
+INLINE void pass(enum dtype t, const struct gemm *g, struct piece *o, int np, int i, int i1,
+                 vf *sums) {
     enum kind kind = kind_of(t);
     size_t column = kind == KIND_I8X ? PANEL : slice_bytes(t) / 32; /* bytes, about */
-    int left = (g->m + SIX - 1) / SIX;
-    size_t ahead = (size_t)np * PANEL * g->ldw + (size_t)o->l * column;
+    int left = (i1 - i + SIX - 1) / SIX;
+    size_t ahead = o->end < g->k ? (size_t)o->end * column : (size_t)np * PANEL * g->ldw;
     size_t each = ((size_t)(o->end - o->l) * column / (size_t)left + 63) / 64 * 64;
     if (kind == KIND_I8X)
         open_int8(g, o, np);
     else
         open_blocks(t, g, o, np);
-    for (int i = 0, n; left; i += n, left--, ahead += each) {
-        n = (g->m - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
-        struct place p = {i, ahead, each};
+    for (int n; left; i += n, left--, ahead += each, sums += SIX * np) {
+        n = (i1 - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
+        struct place p = {i, sums, ahead, each};
         if (n == SIX)
             tile(t, g, o, np, SIX, p);
         else
@@ -247,15 +250,25 @@ INLINE void pass(enum dtype t, const struct gemm *g, struct piece *o, int np) {
     }
 }
 
+INLINE void pieces(enum dtype t, const struct gemm *g, struct piece *o, int np, int i, int i1,
+                   vf *sums) {
+    for (o->l = 0; o->l < g->k; o->l += INPUTS) {
+        o->end = tile_min(g->k, o->l + INPUTS);
+        pass(t, g, o, np, i, i1, sums);
+    }
+}
+
 INLINE void many(enum dtype t, const struct gemm *g) {
     struct piece o;
+    vf sums[MOST * PANELS];
+    int left = (g->m + MOST - 1) / MOST;
     o.size = t == DT_INT8 ? int8_group(g->k) : 32;
-    for (o.l = 0; o.l < g->k; o.l += INPUTS) {
-        o.end = tile_min(g->k, o.l + INPUTS);
+    for (int i = 0, n; left; i += n, left--) {
+        n = (g->m - i + left - 1) / left;
         for (o.j = 0; o.j + PANELS * PANEL <= g->n; o.j += PANELS * PANEL)
-            pass(t, g, &o, PANELS);
+            pieces(t, g, &o, PANELS, i, i + n, sums);
         for (; o.j < g->n; o.j += PANEL)
-            pass(t, g, &o, 1);
+            pieces(t, g, &o, 1, i, i + n, sums);
     }
 }
 
