@@ -1,4 +1,4 @@
-/* pool.h - one pool of pinned threads with a fixed partition.
+/* pool.h - one pool of pinned threads.
  * pool_run cuts work into n shares by index alone, so what a share computes never depends on
  * timing; a thread that is done takes shares that nobody has begun.  pool_each lets threads take
  * over parts of begun shares as well. */
