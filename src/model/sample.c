@@ -328,7 +328,7 @@ int32_t sampler_next(struct sampler *p, const float *raw) {
 
 /* -- log-probabilities ------------------------------------------------------------------------- */
 
-float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
+double logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
     float max = logits[0];
     for (int i = 1; i < vocab; i++)
         if (logits[i] > max)
@@ -347,5 +347,5 @@ float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, 
             top[at] = top[at - 1];
         top[at] = (struct logprob){i, v};
     }
-    return (float)(logits[id] - norm);
+    return logits[id] - norm;
 }

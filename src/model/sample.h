@@ -61,6 +61,6 @@ struct logprob {
 };
 /* Log-softmax of the raw logits: the value for id, and the n best in `top` (descending, ties by
  * id). */
-float logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n);
+double logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n);
 
 #endif
