@@ -155,17 +155,18 @@ static void lap(const struct run *r, enum run_op op) {
 
 struct rows {
     const struct run *r;
-    int n, width;
+    int width;
     float *y;
     const float *x, *w, *b;
 };
 
 /* Enters the pool only where the rows are worth a barrier. */
-static void over_rows(struct rows *job, void (*fn)(void *arg, int lo, int hi)) {
-    if (job->n < 4)
-        fn(job, 0, job->n);
+static void over_rows(const struct run *r, int n, void (*fn)(void *arg, int lo, int hi),
+                      void *arg) {
+    if (n < 4)
+        fn(arg, 0, n);
     else
-        pool_each(job->r->pool, job->n, fn, job);
+        pool_each(r->pool, n, fn, arg);
 }
 
 static void norm_rows(void *arg, int lo, int hi) {
@@ -184,7 +185,7 @@ static void norm_rows(void *arg, int lo, int hi) {
 /* y = norm(x), both (n, D). */
 static void norm(const struct run *r, float *y, const float *x, int n, const float *w,
                  const float *b) {
-    over_rows(&(struct rows){r, n, r->m->cfg.dim, y, x, w, b}, norm_rows);
+    over_rows(r, n, norm_rows, &(struct rows){r, r->m->cfg.dim, y, x, w, b});
     lap(r, RUN_NORM);
 }
 
@@ -195,7 +196,7 @@ static void add_rows(void *arg, int lo, int hi) {
 
 /* x += y, both (n, D). */
 static void add(const struct run *r, float *x, const float *y, int n) {
-    over_rows(&(struct rows){r, n, r->m->cfg.dim, x, y, NULL, NULL}, add_rows);
+    over_rows(r, n, add_rows, &(struct rows){r, r->m->cfg.dim, x, y, NULL, NULL});
     lap(r, RUN_ADD);
 }
 
@@ -251,7 +252,7 @@ static void embed(const struct run *r, const struct batch *b) {
             r->slot[t] = b->span[s].slot;
             r->pos[t] = b->span[s].pos + i;
         }
-    over_rows(&(struct rows){r, t, r->m->cfg.dim, r->x, NULL, NULL, NULL}, embed_rows);
+    over_rows(r, t, embed_rows, &(struct rows){r, r->m->cfg.dim, r->x, NULL, NULL, NULL});
 }
 
 /* Cuts the batch into tiles of about TILE rows. */
@@ -388,10 +389,7 @@ static void attention(struct run *r, const struct kv *kv, int i, int n_tok) {
         (struct linear_out[]){{r->q, &l->wq, l->bq}, {r->k, &l->wk, l->bk}, {r->v, &l->wv, l->bv}},
         3);
     lap(r, RUN_QKV);
-    if (n_tok < 4)
-        rope_and_store(&a, 0, n_tok);
-    else
-        pool_each(r->pool, n_tok, rope_and_store, &a);
+    over_rows(r, n_tok, rope_and_store, &a);
     lap(r, RUN_ROPE);
     attend_all(&a);
     lap(r, RUN_ATTEND);
@@ -409,7 +407,8 @@ static void mlp(struct run *r, const struct layer *l, const float *h, int n_tok)
     else
         linear(r->lin, h, n_tok, &(struct linear_out){r->up, &l->up, l->bup}, 1);
     lap(r, RUN_GATE_UP);
-    over_rows(&(struct rows){r, n_tok, c->ffn, a, c->gated ? r->up : NULL, NULL, NULL}, act_rows);
+    over_rows(r, n_tok, act_rows,
+              &(struct rows){r, c->ffn, a, c->gated ? r->up : NULL, NULL, NULL});
     lap(r, RUN_ACT);
     linear(r->lin, a, n_tok, &(struct linear_out){r->y, &l->down, l->bdown}, 1);
     lap(r, RUN_DOWN);

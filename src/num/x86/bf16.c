@@ -126,7 +126,7 @@ INLINE void piece(const struct gemm *g, int np, int mt, struct piece o) {
     vf acc[SIX * PANELS];
     UNROLL for (int r = 0; r < np; r++) {
         p[r] = (const char *)g->w + (size_t)(o.j + r * PANEL) * g->ldw;
-        tile_prefetch(p[r], 0, 0, o.ahead, o.n_ahead);
+        tile_ahead(p[r], o.ahead, o.n_ahead, false);
         p[r] += (size_t)o.l * PANEL * 2;
     }
     UNROLL for (int n = 0; n < mt * np; n++) acc[n] = o.l ? v_load(o.sums + n * W) : v_set(0);

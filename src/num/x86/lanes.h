@@ -279,7 +279,7 @@ INLINE void tile(const struct gemm *g, enum dtype t, int mt, int nt, int i, int 
     for (; l + 2 * W <= g->k; l += 2 * W) {
         if (i == 0) { /* with the first tokens, fetch the rows that come next */
             UNROLL for (int b = 0; b < nt; b++)
-                tile_prefetch(w[b], g->ldw, nt, (size_t)l * size, 2 * W * size);
+                tile_ahead(w[b], (size_t)nt * g->ldw + (size_t)l * size, 2 * W * size, false);
         }
         step(acc, t, x, w, mt, nt, l, 2 * W);
     }

@@ -186,8 +186,8 @@ INLINE void finish(const struct gemm *g, int np, int mt, int i, int j, const vf 
 /* Fetches what the tile after this one needs, but its activations, and what the next panels do. */
 INLINE void fetch(const struct gemm *g, const struct piece *o, int np, int mt, struct place p) {
     UNROLL for (int r = 0; r < np; r++) {
-        tile_prefetch((const char *)g->w + (size_t)(o->j + r * PANEL) * g->ldw, 0, 0, p.ahead,
-                      p.n_ahead);
+        tile_ahead((const char *)g->w + (size_t)(o->j + r * PANEL) * g->ldw, p.ahead, p.n_ahead,
+                   false);
         if (o->end == g->k)
             UNROLL for (int a = mt; a < 2 * mt; a++)
                 tile_prepare(g->y + (size_t)(p.i + a) * g->ldy + o->j + r * PANEL);

@@ -40,16 +40,9 @@ INLINE int tile_fit(size_t bytes, size_t row, int unit) {
     return (int)(n < 1 ? 1 : n > 4096 ? 4096 : n) * unit;
 }
 
-/* n bytes from `at` of the row that is `rows` further on, where a decode step will be soon.
- * Only an address: the prefetch may lie past the end. */
-INLINE void tile_prefetch(const char *row, size_t ldw, int rows, size_t at, size_t n) {
-    uintptr_t p = (uintptr_t)row + (size_t)rows * ldw + at;
-    for (size_t i = 0; i < n; i += 64)
-        __builtin_prefetch((const void *)(p + i), 0, 2);
-}
-
-/* n bytes that a panel's loop will reach after `ahead` more.  once: a single token passes, so the
- * weights need not stay in the last cache, from which they would drive keys and values. */
+/* Fetches the n bytes `ahead` of p, where a loop over weights will be soon.  Only an address: they
+ * may lie past the end.  once: a single token passes, so they need not stay in the last cache, from
+ * which they would drive keys and values. */
 INLINE void tile_ahead(const void *p, size_t ahead, size_t n, bool once) {
     uintptr_t at = (uintptr_t)p + ahead;
     for (size_t i = 0; i < n; i += 64) {
