@@ -1,7 +1,7 @@
 /* sample.c - see sample.h. Order of the filters as in llama.cpp: bias and penalties, top_k, top_p,
- * min_p, temperature; typical_p comes behind top_p.  The largest logit of every 64 is found first,
- * in one pass; whoever looks for the k best then skips all others.  Nothing sorts a vocabulary of
- * 150,000. */
+ * min_p, temperature; typical_p comes behind top_p.  The largest logit of every 64, its peak, is
+ * found first, in one pass; none of the k best is below the k-th peak, so that few others need a
+ * look.  Nothing sorts a vocabulary of 150,000, nor copies it unless a logit changes. */
 #include "model/sample.h"
 
 #include <math.h>
@@ -11,8 +11,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
-
-#define BLOCK 64 /* logits with one peak */
+#include "num/kern.h"
 
 struct cand {
     int32_t id;
@@ -27,8 +26,9 @@ struct sampler {
     int32_t *generated; /* (vocab) how often each token was generated */
     uint8_t *seen;      /* (vocab) among the last repeat_last_n; scratch, all zero between calls */
     struct cand *cand;  /* (vocab) */
+    const float *logit; /* (vocab) of this token: the caller's, or weight after penalties */
     float *weight;      /* (vocab) the logits after penalties, then the candidates' weights */
-    float *peak;        /* (vocab / BLOCK, rounded up) the largest logit of each block */
+    float *peak;        /* (vocab / PEAK_OF, rounded up) */
 };
 
 struct sampling sampling_default(void) {
@@ -49,7 +49,7 @@ struct sampler *sampler_new(const struct sampling *s, int vocab) {
     p->seen = mem_array((size_t)vocab, 1);
     p->cand = mem_array((size_t)vocab, sizeof *p->cand);
     p->weight = mem_array((size_t)vocab, sizeof *p->weight);
-    p->peak = mem_array((size_t)vocab / BLOCK + 1, sizeof *p->peak);
+    p->peak = mem_array((size_t)vocab / PEAK_OF + 1, sizeof *p->peak);
     return p;
 }
 
@@ -70,6 +70,11 @@ void sampler_prompt(struct sampler *s, const int32_t *ids, int n) {
 }
 
 /* -- bias and penalties ------------------------------------------------------------------------ */
+
+static bool changes_logits(const struct sampling *s) {
+    return s->n_bias > 0 || s->repeat_penalty != 1 || s->presence_penalty != 0 ||
+           s->frequency_penalty != 0;
+}
 
 static void penalise(struct sampler *p, float *logits) {
     const struct sampling *s = &p->s;
@@ -98,44 +103,18 @@ static void penalise(struct sampler *p, float *logits) {
                 logits[id] -= s->presence_penalty + s->frequency_penalty * (float)p->generated[id];
 }
 
-/* The largest of n logits; *nan is set if any is NaN.  Lanes, of which compilers make vectors. */
-static float peak(const float *x, int n, bool *nan) {
-    float max[16], top = -INFINITY;
-    int odd[16] = {0}, any = 0, i = 0;
-    for (int k = 0; k < 16; k++)
-        max[k] = -INFINITY;
-    for (; i + 16 <= n; i += 16)
-        for (int k = 0; k < 16; k++) {
-            max[k] = x[i + k] > max[k] ? x[i + k] : max[k];
-            odd[k] |= x[i + k] != x[i + k];
-        }
-    for (int k = 0; k < 16; k++) {
-        top = max[k] > top ? max[k] : top;
-        any |= odd[k];
-    }
-    for (; i < n; i++) {
-        top = x[i] > top ? x[i] : top;
-        any |= x[i] != x[i];
-    }
-    *nan |= any;
-    return top;
-}
-
 /* Fills the peaks; the best id (lowest among equals), or -1 if any logit is NaN. */
 static int32_t best(struct sampler *p) {
-    const float *x = p->weight;
-    int n_peak = (p->vocab + BLOCK - 1) / BLOCK, top = 0;
-    bool nan = false;
-    for (int i = 0; i < n_peak; i++) {
-        int n = p->vocab - i * BLOCK < BLOCK ? p->vocab - i * BLOCK : BLOCK;
-        p->peak[i] = peak(x + i * BLOCK, n, &nan);
+    int n = (p->vocab + PEAK_OF - 1) / PEAK_OF, top = 0;
+    if (kern.peaks(p->peak, p->logit, p->vocab))
+        return -1;
+    for (int i = 1; i < n; i++)
         if (p->peak[i] > p->peak[top])
             top = i;
-    }
-    int32_t at = top * BLOCK;
-    while (!nan && x[at] != p->peak[top])
+    int32_t at = top * PEAK_OF;
+    while (p->logit[at] != p->peak[top])
         at++;
-    return nan ? -1 : at;
+    return at;
 }
 
 /* -- the best candidates in order -------------------------------------------------------------- */
@@ -182,18 +161,30 @@ static void replace_worst(struct cand *h, int k, struct cand x) {
     h[i] = x;
 }
 
+/* Makes h[0..k) a heap of the k best peaks, and returns the worst of them: no logit below it is
+ * among the k best.  -inf where there are fewer peaks. */
+static float worst_peak(const struct sampler *p, struct cand *h, int k) {
+    for (int i = 0; i < k; i++)
+        h[i] = (struct cand){INT32_MAX, -INFINITY};
+    for (int i = 0; i * PEAK_OF < p->vocab; i++)
+        if (p->peak[i] > h[0].logit)
+            replace_worst(h, k, (struct cand){i, p->peak[i]});
+    return h[0].logit;
+}
+
 /* The k best (k <= vocab / 2) to cand[vocab-1], [vocab-2], ..., which the heap at the front does
  * not reach. */
 static void take_best(struct sampler *p, int k) {
     struct cand *h = p->cand;
+    float floor = worst_peak(p, h, k);
     for (int i = 0; i < k; i++)
         h[i] = (struct cand){INT32_MAX, -INFINITY};
-    for (int b = 0; b * BLOCK < p->vocab; b++) {
-        if (p->peak[b] < h[0].logit)
+    for (int b = 0; b * PEAK_OF < p->vocab; b++) {
+        if (p->peak[b] < floor)
             continue;
-        for (int i = b * BLOCK; i < (b + 1) * BLOCK && i < p->vocab; i++) {
-            struct cand x = {i, p->weight[i]};
-            if (better(x, h[0]))
+        for (int i = b * PEAK_OF; i < (b + 1) * PEAK_OF && i < p->vocab; i++) {
+            struct cand x = {i, p->logit[i]};
+            if (x.logit >= floor && better(x, h[0]))
                 replace_worst(h, k, x);
         }
     }
@@ -207,7 +198,7 @@ static void take_best(struct sampler *p, int k) {
 /* All candidates, as a heap whose top is the best. */
 static void heap_all(struct sampler *p) {
     for (int i = 0; i < p->vocab; i++)
-        p->cand[i] = (struct cand){i, p->weight[i]};
+        p->cand[i] = (struct cand){i, p->logit[i]};
     heap_make(p->cand, p->vocab);
 }
 
@@ -262,7 +253,7 @@ static int keep_typical(struct sampler *p, int kept, float top) {
     heap_make(h, kept);
     while (n < kept && sum < (double)p->s.typical_p * total) {
         heap_pop(h, kept - n++);
-        h[kept - n].logit = p->weight[h[kept - n].id];
+        h[kept - n].logit = p->logit[h[kept - n].id];
         sum += exp((double)h[kept - n].logit - top);
     }
     return n;
@@ -276,7 +267,7 @@ static int32_t draw(struct sampler *p, float top) {
         kept = select_best(p, top);
     else
         for (int i = 0; i < n; i++)
-            p->cand[i] = (struct cand){i, p->weight[i]};
+            p->cand[i] = (struct cand){i, p->logit[i]};
     if (s->typical_p > 0 && s->typical_p < 1)
         kept = keep_typical(p, kept, top);
     float floor = s->min_p > 0 ? top + logf(s->min_p) : -INFINITY;
@@ -303,20 +294,22 @@ static bool is_allowed(const uint32_t *allowed, int id) {
     return allowed[id / 32] >> (id % 32) & 1;
 }
 
-int32_t sampler_next_of(struct sampler *p, const float *raw, const uint32_t *allowed) {
-    float *logits = p->weight;
-    memcpy(logits, raw, (size_t)p->vocab * sizeof *logits);
-    penalise(p, logits);
+int32_t sampler_next_of(struct sampler *p, const float *logits, const uint32_t *allowed) {
+    p->logit = logits;
+    if (allowed || changes_logits(&p->s)) {
+        p->logit = memcpy(p->weight, logits, (size_t)p->vocab * sizeof *logits);
+        penalise(p, p->weight);
+    }
     for (int id = 0; allowed && id < p->vocab; id++)
         if (!is_allowed(allowed, id))
-            logits[id] = -INFINITY;
+            p->weight[id] = -INFINITY;
     int32_t id = best(p);
     if (id < 0)
         return -1;
     while (allowed && !is_allowed(allowed, id)) /* all that are allowed have a logit of -inf */
         id = (id + 1) % p->vocab;
-    if (p->s.temp > 0 && isfinite(logits[id])) /* nothing to weigh beside an infinite logit */
-        id = draw(p, logits[id]);
+    if (p->s.temp > 0 && isfinite(p->logit[id])) /* nothing to weigh beside an infinite logit */
+        id = draw(p, p->logit[id]);
     ids_add(&p->past, id);
     p->generated[id]++;
     return id;

@@ -74,6 +74,8 @@ struct attend {
 #define ATTEND_HEAD 16   /* floats in front of a row's o                                     */
 #define ATTEND_ROWS 6    /* rows that a kernel computes together                             */
 
+#define PEAK_OF 64 /* logits with one peak (kern.def: peaks) */
+
 /* Of one update: keep = 1 - lr * decay, rate = lr / (1 - beta1^t), fix2 = 1 / sqrt(1 - beta2^t). */
 struct adamw_rates {
     float beta1, beta2, eps, keep, rate, fix2, scale;

@@ -232,6 +232,16 @@ static float softmax_exp(float *s, int n) {
     return (float)sum;
 }
 
+static bool peaks(float *peak, const float *x, int n) {
+    bool nan = false;
+    for (int i = 0; i < n; i++) {
+        float *p = peak + i / PEAK_OF;
+        *p = i % PEAK_OF == 0 || x[i] > *p ? x[i] : *p;
+        nan |= isnan(x[i]) != 0;
+    }
+    return nan;
+}
+
 /* -- activations ------------------------------------------------------------------------------- */
 
 static void f16_pack(void *dst, const float *src, int n) {

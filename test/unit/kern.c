@@ -364,6 +364,25 @@ static void check_softmax_exp(const struct kern *r, const struct kern *k) {
     }
 }
 
+static void check_peaks(const struct kern *r, const struct kern *k) {
+    float x[MAX_N], want[MAX_N / PEAK_OF + 1], got[MAX_N / PEAK_OF + 1];
+    FOR_N for (int v = NORMAL; v < N_VALUES + 1; v++) {
+        fill(x, n, v < N_VALUES ? (enum values)v : NORMAL);
+        for (int i = 0; i < n && v == N_VALUES; i++) /* as masks leave it */
+            x[i] = i % 7 ? -INFINITY : x[i];
+        bool nan = r->peaks(want, x, n);
+        assert_int_equal(k->peaks(got, x, n), nan);
+        for (int i = 0; i * PEAK_OF < n && !nan; i++)
+            assert_true(got[i] == want[i]);
+        for (int at = 0; at < n && !nan; at += 1 + n / 9) { /* wherever it hides */
+            float was = x[at];
+            x[at] = NAN;
+            assert_true(r->peaks(want, x, n) && k->peaks(got, x, n));
+            x[at] = was;
+        }
+    }
+}
+
 #include "kern_attend.h"
 
 /* -- activations ------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 
 #include "base/rng.h"
 #include "model/sample.h"
+#include "num/kern.h"
 
 static struct sampling plain(float temp) {
     return (struct sampling){.temp = temp, .top_p = 1, .repeat_penalty = 1};
@@ -271,5 +272,10 @@ int main(void) {
         cmocka_unit_test(logits_are_left_as_they_were),
         cmocka_unit_test(logprobs_are_the_log_softmax_in_descending_order),
     };
+    struct err err = {0};
+    if (kern_init(&err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        return 1;
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

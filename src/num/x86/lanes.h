@@ -206,6 +206,26 @@ static float softmax_exp(float *s, int n) {
     return sum_of(sum);
 }
 
+static bool peaks(float *peak, const float *x, int n) {
+    bool nan = false;
+    for (int i = 0; i < n; i += PEAK_OF) {
+        vf top = v_set(-INFINITY);
+        int end = tile_min(PEAK_OF, n - i), j = 0;
+        for (; j + W <= end; j += W) {
+            vf v = v_load(x + i + j);
+            top = v_max(v, top);
+            nan |= v_has_nan(v);
+        }
+        float max = v_hmax(top);
+        for (; j < end; j++) {
+            max = x[i + j] > max ? x[i + j] : max;
+            nan |= x[i + j] != x[i + j];
+        }
+        peak[i / PEAK_OF] = max;
+    }
+    return nan;
+}
+
 static void f16_pack(void *dst, const float *src, int n) {
     char *p = dst;
     int i = 0;
@@ -401,6 +421,7 @@ static void lanes_fill(struct kern *k) {
     k->relu = relu;
     k->mul = mul;
     k->softmax_exp = softmax_exp;
+    k->peaks = peaks;
     k->f16_pack = f16_pack;
     k->bf16_pack = bf16_pack;
     k->gemm_f32 = gemm_f32;

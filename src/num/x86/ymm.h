@@ -4,6 +4,7 @@
 #define NUM_X86_YMM_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "num/x86/inline.h"
@@ -88,6 +89,10 @@ INLINE float v_hmax(vf a) {
     __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     h = _mm_max_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+
+INLINE bool v_has_nan(vf a) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0;
 }
 
 /* The four sums of four vectors: always (0+2)+(1+3) of each half, then half 0 + half 1,

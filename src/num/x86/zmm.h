@@ -4,6 +4,7 @@
 #define NUM_X86_ZMM_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "num/x86/inline.h"
@@ -81,6 +82,9 @@ INLINE vf v_scale(vf a, vf n) {
 }
 INLINE float v_hmax(vf a) {
     return _mm512_reduce_max_ps(a);
+}
+INLINE bool v_has_nan(vf a) {
+    return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0;
 }
 
 /* The four sums of four vectors: always ((0+2)+(1+3)) of each 128-bit quarter, then quarters
