@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/eval.h"
+#include "model/sample.h"
 
 struct quant {
     struct load_opts load;
@@ -32,22 +33,10 @@ struct figures { /* of a type */
     double ppl, nll, kl_mean, kl_p99, kl_max, same, bytes, per_weight;
 };
 
-/* ln of the sum of e^logit, and where the largest is. */
-static double log_sum(const float *logit, int n, int *top) {
-    double sum = 0;
-    *top = 0;
-    for (int i = 1; i < n; i++)
-        if (logit[i] > logit[*top])
-            *top = i;
-    for (int i = 0; i < n; i++)
-        sum += exp((double)logit[i] - logit[*top]);
-    return log(sum) + logit[*top];
-}
-
 static int score(struct compare *c, const float *base, const float *own, int32_t id,
                  struct err *err) {
     int vocab = c->base.vocab, top[2];
-    double za = log_sum(base, vocab, &top[0]), zb = log_sum(own, vocab, &top[1]), kl = 0;
+    double za = log_sum_exp(base, vocab, &top[0]), zb = log_sum_exp(own, vocab, &top[1]), kl = 0;
     if (isnan(za) || isnan(zb))
         return err_set(err, E_FORMAT, "nan_logits: the model's output is not a number");
     for (int i = 0; i < vocab; i++) {

@@ -321,16 +321,20 @@ int32_t sampler_next(struct sampler *p, const float *raw) {
 
 /* -- log-probabilities ------------------------------------------------------------------------- */
 
-double logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
-    float max = logits[0];
-    for (int i = 1; i < vocab; i++)
-        if (logits[i] > max)
-            max = logits[i];
+double log_sum_exp(const float *logits, int vocab, int *top) {
     double sum = 0;
+    *top = 0;
+    for (int i = 1; i < vocab; i++)
+        if (logits[i] > logits[*top])
+            *top = i;
     for (int i = 0; i < vocab; i++)
-        sum += exp((double)logits[i] - max);
-    double norm = (double)max + log(sum);
-    int have = 0;
+        sum += exp((double)logits[i] - logits[*top]);
+    return log(sum) + logits[*top];
+}
+
+double logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n) {
+    int have = 0, best_id;
+    double norm = log_sum_exp(logits, vocab, &best_id);
     for (int i = 0; i < vocab && n > 0; i++) { /* insertion into a short sorted list */
         float v = (float)(logits[i] - norm);
         if (have == n && v <= top[n - 1].logprob)

@@ -59,6 +59,10 @@ struct logprob {
     int32_t id;
     float logprob;
 };
+/* ln of the sum of e^logit over the vocabulary, and the id of the largest (the lowest of equals);
+ * NaN if any logit is NaN. */
+double log_sum_exp(const float *logits, int vocab, int *top);
+
 /* Log-softmax of the raw logits: the value for id, and the n best in `top` (descending, ties by
  * id). */
 double logprobs(const float *logits, int vocab, int32_t id, struct logprob *top, int n);
