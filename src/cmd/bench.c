@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "cmd/bench.h"
 #include "cmd/cmd.h"
 #include "cmd/gstack.h"
@@ -150,15 +151,21 @@ static json_t *measure(const struct sweep *s, struct rig *r) {
     const struct test *t = &s->test;
     struct test warm = *t;
     double rate[RIG_REPEAT], fraction[RIG_REPEAT];
-    char name[16];
+    char name[16], label[96];
     snprintf(name, sizeof name, "%s%d", t->decode ? "tg" : "pp", t->n);
+    snprintf(label, sizeof label, "%.40s %s %s@%dx%d", s->shape, s->dtype, name, t->depth,
+             t->batch);
+    struct progress progress = progress_start(label, b->repeat + 1);
+    rig_fill(r, t->depth);
     warm.n = t->decode && t->n > 16 ? 16 : t->n;
     sample(b, r, &warm, &fraction[0]);
     for (int i = 0; i < b->repeat; i++) {
+        progress_update(&progress, i + 1);
         double limit, seconds = sample(b, r, t, &limit);
         rate[i] = t->n * r->n_batch / seconds;
         fraction[i] = limit / seconds;
     }
+    progress_end(&progress);
     double mid = median(rate, b->repeat);
     return json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:i,s:s}", "test", name, "shape",
                      s->shape, "dtype", s->dtype, "threads", pool_size(r->pool), "batch",
@@ -178,10 +185,8 @@ static int run_test(const struct sweep *s, struct err *err) {
         s->b->left_out = true;
         return 0;
     }
-    if (!(rc = rig_open(&r, s->b->kv, err))) {
-        rig_fill(&r, t->depth);
+    if (!(rc = rig_open(&r, s->b->kv, err)))
         add_row(s->b, measure(s, &r));
-    }
     rig_close(&r);
     return rc;
 }
