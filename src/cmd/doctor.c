@@ -51,8 +51,9 @@ static void check_processor(struct report *r) {
     snprintf(text, sizeof text, "%d usable", CPU_COUNT(&set));
     found(r, "processors", text, NULL);
     size_t at = 0;
-    for (enum isa i = ISA_REF; i <= kern_best(); i++)
-        at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? " " : "", isa_name(i));
+    for (enum isa i = ISA_REF; i < ISA_COUNT; i++)
+        if (kern_has(i))
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? " " : "", isa_name(i));
     snprintf(text + at, sizeof text - at, " (in use: %s)", isa_name(kern_level()));
     const char *advice = NULL;
     if (kern_level() < kern_best())

@@ -14,6 +14,7 @@
 enum isa {
     ISA_REF,
     ISA_AVX2,
+    ISA_AVXVNNI, /* AVX2 with more: no part of the levels above, whose processors may lack it */
     ISA_AVX512,
     ISA_VNNI,
     ISA_BF16,
@@ -91,16 +92,19 @@ struct kern {
 extern struct kern kern; /* set once by kern_init, then read-only */
 
 /* Fills the table with the best level this processor has, or with the one named by PUMICE_ISA
- * (ref|avx2|avx512|vnni|bf16).  E_USAGE if that name is unknown or the processor lacks it. */
+ * (ref|avx2|avxvnni|avx512|vnni|bf16).  E_USAGE if that name is unknown or the processor lacks
+ * it. */
 int kern_init(struct err *err);
 int kern_force(enum isa level, struct err *err); /* for tests and bench */
 enum isa kern_level(void);
-enum isa kern_best(void); /* strongest level of this processor */
+bool kern_has(enum isa level); /* does this processor? */
+enum isa kern_best(void);      /* strongest level of this processor */
 const char *isa_name(enum isa level);
 
-/* Each fills the entries its level has, over those of the level below. */
+/* Each fills the entries its level has, over those of the level below (avx512: over avx2). */
 void kern_ref(struct kern *k);
 void kern_avx2(struct kern *k);
+void kern_avxvnni(struct kern *k);
 void kern_avx512(struct kern *k);
 void kern_vnni(struct kern *k);
 void kern_bf16(struct kern *k);

@@ -6,7 +6,7 @@ import random
 
 from harness import VOCAB, claim, data, environment, ids_text, made, main, pumice, tmp
 
-LEVELS = ["ref", "avx2", "avx512", "vnni", "bf16"]
+LEVELS = ["ref", "avx2", "avxvnni", "avx512", "vnni", "bf16"]
 RUNS = [(1000, 1), (1000, 2), (1, 2), (7, 1), (16, 2), (64, 1)]  # chunk, threads; unit test `run` has every pair
 IDS = random.Random(5).choices(range(VOCAB), k=64)
 

@@ -718,15 +718,17 @@ static const struct {
 
 static void every_kernel_of_every_level_agrees_with_ref(void **state) {
     (void)state;
-    static void (*const fill_level[])(struct kern *) = {kern_ref, kern_avx2, kern_avx512, kern_vnni,
-                                                        kern_bf16};
+    static void (*const fill_level[])(struct kern *) = {kern_ref,    kern_avx2, kern_avxvnni,
+                                                        kern_avx512, kern_vnni, kern_bf16};
     struct kern ref, below, k;
     kern_ref(&ref);
     k = ref;
     FOR_SEEDS(2) {
         k = ref;
-        for (int l = ISA_AVX2; l <= (int)kern_best(); l++) {
+        for (int l = ISA_AVX2; l < ISA_COUNT; l++) {
             int n = 0;
+            if (!kern_has((enum isa)l))
+                continue;
             below = k;
             fill_level[l](&k);
             for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
@@ -750,10 +752,11 @@ static void an_impossible_level_is_a_usage_error(void **state) {
     assert_int_equal(kern_init(&e), -1);
     assert_int_equal(e.code, E_USAGE);
     assert_non_null(strstr(e.msg, "mmx"));
-    if (kern_best() + 1 < ISA_COUNT) {
+    for (int l = 0; l < ISA_COUNT; l++) {
         e = (struct err){0};
-        assert_int_equal(kern_force((enum isa)(kern_best() + 1), &e), -1);
-        assert_int_equal(e.code, E_USAGE);
+        setenv("PUMICE_ISA", isa_name((enum isa)l), 1);
+        assert_int_equal(kern_init(&e), kern_has((enum isa)l) ? 0 : -1);
+        assert_int_equal(e.code, kern_has((enum isa)l) ? 0 : E_USAGE);
     }
     e = (struct err){0};
     setenv("PUMICE_ISA", "REF", 1);
@@ -764,8 +767,29 @@ static void an_impossible_level_is_a_usage_error(void **state) {
     assert_int_equal(kern_level(), kern_best());
 }
 
+/* Processors with AVX-512 may lack AVX-VNNI. */
+static void levels_of_avx512_have_no_kernel_of_avxvnni(void **state) {
+    (void)state;
+    struct err e = {0};
+    struct kern avx2, narrow;
+    enum isa best = kern_best();
+    if (!kern_has(ISA_AVXVNNI) || !kern_has(ISA_AVX512)) {
+        printf("  skipped: this processor has not both\n");
+        skip();
+    }
+    assert_ok(kern_force(ISA_AVX2, &e), e);
+    avx2 = kern;
+    assert_ok(kern_force(ISA_AVXVNNI, &e), e);
+    narrow = kern;
+    assert_ok(kern_force(ISA_AVX512, &e), e);
+    assert_true(narrow.gemm_q8_0 != avx2.gemm_q8_0 && kern.gemm_q8_0 == avx2.gemm_q8_0);
+    assert_true(narrow.gemm_int8 != avx2.gemm_int8 && kern.gemm_int8 == avx2.gemm_int8);
+    assert_ok(kern_force(best, &e), e);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levels_of_avx512_have_no_kernel_of_avxvnni),
         cmocka_unit_test(an_impossible_level_is_a_usage_error),
         cmocka_unit_test(every_kernel_of_every_level_agrees_with_ref),
     };

@@ -75,7 +75,9 @@ static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256},  {1,
 #define LARGE 9 /* all blocks of the kernels for prompts, and something left of each */
 #define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
 
-#define FOR_LEVELS for (int level = ISA_REF; level <= (int)kern_best(); level++)
+#define FOR_LEVELS                                                                                 \
+    for (int level = ISA_REF; level < ISA_COUNT; level++)                                          \
+        if (kern_has((enum isa)level))
 
 static void force(int level) {
     struct err e = {0};

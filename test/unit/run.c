@@ -124,7 +124,9 @@ static void alone_batched_and_chunked_give_the_same_bits(void **state) {
     struct pool *pool = pool_new(1);
     assert_ok(cfg_shape(&c, "tiny", &err), err);
     enum isa best = kern_best();
-    for (enum isa isa = ISA_REF; isa <= best; isa++) {
+    for (enum isa isa = ISA_REF; isa < ISA_COUNT; isa++) {
+        if (!kern_has(isa))
+            continue;
         assert_ok(kern_force(isa, &err), err);
         for (size_t t = 0; t < sizeof type / sizeof *type; t++) {
             struct model *m = random_model(&c, type[t], pool);
@@ -202,12 +204,14 @@ static void long_pasts_give_the_same_bits_in_splits_and_whole(void **state) {
     c.n_layer = 1;
     c.vocab = 32;
     enum isa best = kern_best();
-    for (enum isa isa = ISA_REF; isa <= best; isa++) {
+    for (enum isa isa = ISA_REF; isa < ISA_COUNT; isa++) {
+        if (!kern_has(isa))
+            continue;
         assert_ok(kern_force(isa, &err), err);
         for (int i = 0; i < 5; i++) { /* the last: with a window that a split cuts */
             c.window = i == 4 ? 300 : 0;
-            if ((isa == ISA_REF && i % 3) || isa == ISA_VNNI) /* slow, and one code for all types */
-                continue;                                     /* VNNI has the code of AVX512 */
+            if ((isa == ISA_REF && i % 3) || isa == ISA_AVXVNNI || isa == ISA_VNNI)
+                continue; /* slow, and one code for all types; as AVX2 and AVX-512 */
             struct model *m = random_model(&c, DT_F32, pool);
             splits_agree(m, kv_type[i % 4], isa == ISA_REF ? 1 : 2);
             model_close(m);

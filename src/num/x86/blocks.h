@@ -1,6 +1,6 @@
 /* blocks.h - products with weights in blocks (GGUF's types and INT4), in panels of 16 rows
- * (num/panel.h); the same for every vector width.  Included once by avx2.c and by vnni.c, after
- * ymm.h or zmm.h and what they define for it:
+ * (num/panel.h); the same for every vector width.  Included once by avx2.c, avxvnni.c and vnni.c,
+ * after ymm.h or zmm.h and what they define for it:
  *     SPAN                               tokens in a tile
  *     vi eight_bits(vi)                  bytes of Q8_0 as the factors that dot4 takes
  *     int excess(enum dtype)             by how much factors exceed the weights' integers

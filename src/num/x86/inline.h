@@ -13,13 +13,14 @@
 
 /* Before a loop whose bounds are constants once inlined: its arrays then live in registers.  A
  * sanitizer, which adds checks to every access, would take minutes to compile the unrolled
- * loops. */
+ * loops.  clang must be told that all of a loop is meant: it would else unroll by four what it
+ * does not know the bounds of yet. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
     HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
 #define UNROLL
 #define NO_UNROLL /* nor is there a reason for a copy of the code for each number of rows */
 #elif defined(__clang__)
-#define UNROLL _Pragma("unroll")
+#define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "num/x86/zmm.h"
+
 #include "num/x86/vnni.h"
 
 #include "num/x86/open.h"

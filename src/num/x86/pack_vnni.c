@@ -3,9 +3,10 @@
 #include <math.h>
 #include <stddef.h>
 
-#include "num/x86/vnni.h"
+#include "num/x86/zmm.h"
 
 #include "num/x86/panel.h"
+#include "num/x86/vnni.h"
 
 #define FOUR 4 /* blocks of struct q8x at a time: a quarter of a vector belongs to each */
 #define INF_BITS 0x7f800000

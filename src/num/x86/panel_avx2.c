@@ -1,8 +1,4 @@
-/* panel_avx2.c - level AVX2: INT8 weights in panels of 16 rows (num/panel.h).
- *
- * A lane is a row from the first multiply on: four neighbouring activations are broadcast and meet
- * four neighbouring columns of eight rows.  Integer sums are exact, and the float operations of an
- * element are those of ref.c. */
+/* panel_avx2.c - level AVX2: INT8 weights in panels of 16 rows (int8.h), and their activations. */
 #include "num/panel.h"
 
 #include <math.h>
@@ -10,8 +6,6 @@
 #include "num/x86/panel.h"
 #include "num/x86/tiles.h"
 #include "num/x86/ymm.h"
-
-#define TOKENS 4
 
 /* -- activations ------------------------------------------------------------------------------- */
 
@@ -85,75 +79,24 @@ static void i8x_pack(void *dst, const float *src, int n) {
 
 /* -- products ---------------------------------------------------------------------------------- */
 
-INLINE __m256i load(const uint8_t *p) {
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+#define TOKENS 4
+
+INLINE int begin(const struct i8x *x) {
+    (void)x;
+    return 0;
 }
 
-/* Four bytes of a token's integers, in each lane. */
-INLINE __m256i four(const int8_t *q) {
-    int v;
-    memcpy(&v, q, 4);
-    return _mm256_set1_epi32(v);
+INLINE vi factors_of(vi w) {
+    return _mm256_abs_epi8(w);
 }
 
-INLINE void store(float *y, vf v, int n) {
-    if (n >= W)
-        v_store(y, v);
-    else if (n > 0)
-        v_store_part(y, v, n);
+/* The 16-bit sums of two products cannot saturate: magnitudes of at most 128 and 127. */
+INLINE vi add4(vi sum, vi w, vi factors, vi x) {
+    vi two = _mm256_maddubs_epi16(factors, _mm256_sign_epi8(x, w));
+    return vi_add(sum, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
 }
 
-/* y of mt tokens from i by a panel's rows.  The 16-bit sums of two products cannot saturate:
- * magnitudes of at most 128 and 127. */
-INLINE void tile_int8(const struct gemm *g, const uint8_t *p, int mt, int i, int j) {
-    int group = int8_group(g->k);
-    const char *x[TOKENS];
-    vf acc[TOKENS][2];
-    UNROLL for (int a = 0; a < mt; a++) {
-        x[a] = tile_token(g, i + a);
-        acc[a][0] = acc[a][1] = v_set(0);
-    }
-    for (int l = 0; l < g->k; l += group) {
-        const uint8_t *w = p + PANEL * 4;
-        int n = tile_min(group, g->k - l);
-        __m256i sum[TOKENS][2];
-        UNROLL for (int a = 0; a < mt; a++) sum[a][0] = sum[a][1] = _mm256_setzero_si256();
-        for (int at = 0; at < n; at += 4, w += PANEL * 4)
-            UNROLL for (int h = 0; h < 2; h++) {
-                __m256i v = load(w + 32 * h), mag = _mm256_abs_epi8(v);
-                UNROLL for (int a = 0; a < mt; a++) {
-                    const struct i8x *xg = (const void *)x[a];
-                    __m256i two = _mm256_maddubs_epi16(mag, _mm256_sign_epi8(four(xg->q + at), v));
-                    sum[a][h] =
-                        _mm256_add_epi32(sum[a][h], _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
-                }
-            }
-        UNROLL for (int a = 0; a < mt; a++) {
-            vf d = v_set(((const struct i8x *)(const void *)x[a])->d);
-            UNROLL for (int h = 0; h < 2; h++) {
-                vf scale = v_mul(v_load((const float *)(const void *)p + 8 * h), d);
-                acc[a][h] = v_fma(_mm256_cvtepi32_ps(sum[a][h]), scale, acc[a][h]);
-            }
-            x[a] += sizeof(struct i8x) + (size_t)group;
-        }
-        p = w;
-    }
-    UNROLL for (int a = 0; a < mt; a++) UNROLL for (int h = 0; h < 2; h++)
-        store(g->y + (size_t)(i + a) * g->ldy + (size_t)j + 8 * h, acc[a][h], g->n - j - 8 * h);
-}
-
-static void gemm_int8(const struct gemm *g) {
-    for (int j = 0; j < g->n; j += PANEL) {
-        const uint8_t *p = (const uint8_t *)g->w + (size_t)j * g->ldw;
-        int i = 0;
-        for (; i + TOKENS <= g->m; i += TOKENS)
-            tile_int8(g, p, TOKENS, i, j);
-        for (; i + 2 <= g->m; i += 2)
-            tile_int8(g, p, 2, i, j);
-        if (i < g->m)
-            tile_int8(g, p, 1, i, j);
-    }
-}
+#include "num/x86/int8.h"
 
 void panel_avx2(struct kern *k) {
     k->i8x_pack = i8x_pack;

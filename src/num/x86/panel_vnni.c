@@ -5,11 +5,12 @@
  * with the negative excess.  Integer sums are exact, and the float operations of an element are
  * those of ref.c.  One panel after the other is read from front to back, whatever the number of
  * tokens: several at once were slower. */
-#include "num/x86/vnni.h"
+#include "num/x86/zmm.h"
 
 #include "num/panel.h"
 #include "num/x86/panel.h"
 #include "num/x86/tiles.h"
+#include "num/x86/vnni.h"
 
 #define AHEAD 8192 /* bytes between what is computed and what is fetched */
 #define SUMS 4     /* of a single token */

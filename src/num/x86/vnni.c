@@ -1,11 +1,12 @@
 /* vnni.c - level AVX512_VNNI: quantised products of 16 rows by vpdpbusd, which adds four products
  * of unsigned weights and signed activations to a 32-bit lane (blocks.h, panel_vnni.c). */
-#include "num/x86/vnni.h"
+#include "num/x86/zmm.h"
 
 #include <string.h>
 
 #include "num/kern.h"
 #include "num/x86/panel.h"
+#include "num/x86/vnni.h"
 
 #define SPAN 12 /* with eight vectors of weights these sums fill the registers */
 

@@ -1,13 +1,14 @@
-/* vnni.h - weights as the unsigned factors of vpdpbusd, for the files of level AVX512_VNNI. */
+/* vnni.h - weights as the unsigned factors of vpdpbusd.  Included after ymm.h or zmm.h.
+ * exception: compiles only there. */
 #ifndef NUM_X86_VNNI_H
 #define NUM_X86_VNNI_H
 
 #include "num/mat.h"
-#include "num/x86/zmm.h"
+#include "num/x86/inline.h"
 
 /* Two's complement to 128 in excess. */
 INLINE vi eight_bits(vi v) {
-    return vi_xor(v, _mm512_set1_epi8((char)0x80));
+    return vi_xor(v, vi_set((int)0x80808080));
 }
 
 /* By how much factors exceed the weights' integers. */
