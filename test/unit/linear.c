@@ -70,8 +70,8 @@ static double budget(enum dtype t, const float *xr, const float *wr, int cols) {
     return t == DT_BF16 ? rel / 256 : abs * 1.001 + 1e-6 * rel + 1e-7 * sum;
 }
 
-static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256},  {1, 512},
-                                {64, 48},   {7, 172},  {40, 96},  {9, 1312}, {80, 768}};
+static const int shapes[][2] = {{100, 256}, {33, 512}, {16, 256}, {5, 256},  {1, 512}, {64, 48},
+                                {7, 172},   {40, 96},  {9, 1312}, {80, 768}, {20, 257}};
 #define LARGE 9 /* all blocks of the kernels for prompts, and something left of each */
 #define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
 

@@ -394,7 +394,100 @@ INLINE void pair_strip(const struct gemm *g, int nv, int i, int i1, int j) {
         pair_tile(g, 1, nv, i, j, fetch);
 }
 
-static void gemm_bf16(const struct gemm *g) {
+/* -- prompts in BF16 at level AVX2 ------------------------------------------------------------ */
+
+/* For many tokens arithmetic is the limit, and opening pairs takes as long as multiplying them: a
+ * piece of four panels is opened once for all tokens, that of six tokens once for four panels.
+ * Between the pieces sums rest side by side, as in bf16.c.  No bit depends on it.  Longer vectors
+ * open twice as much at a time and gain nothing. */
+#define MANY 24    /* tokens from which on this pays; fives and sixes make any number above 19 */
+#define MOST 108   /* tokens whose sums rest at a time                                        */
+#define PANELS 4   /* opened at once                                                          */
+#define SIX 6      /* tokens at once: with a panel, their sums fill the registers             */
+#define INPUTS 128 /* of a piece: 32 KiB of weights                                           */
+#define VECTORS (PANEL / W)
+
+struct piece {
+    int i, j, l, end;
+    float *sums;        /* of the tile                             */
+    const float *w, *x; /* opened: (inputs, PANEL), (tokens, INPUTS) */
+};
+
+/* n columns, an even number, of a panel. */
+INLINE void open_panel(float *to, const char *p, int n) {
+    for (int l = 0; l < n; l += 2, p += PANEL * 4, to += 2 * PANEL)
+        UNROLL for (int r = 0; r < PANEL; r += W) {
+            vi both = v_load_pairs(p + (size_t)r * 4);
+            v_store(to + r, v_even(both));
+            v_store(to + PANEL + r, v_odd(both));
+        }
+}
+
+INLINE void open_token(float *to, const char *p, int n) {
+    int l = 0;
+    for (; l + W <= n; l += W)
+        v_store(to + l, v_load_bf16(p + 2 * (size_t)l));
+    for (uint16_t half; l < n; l++) {
+        memcpy(&half, p + 2 * (size_t)l, 2);
+        to[l] = tile_bf16(half);
+    }
+}
+
+/* Adds inputs l .. end - 1 to the sums of mt tokens from i by the panel from row j.  One column at
+ * a time: with two, compilers run out of registers. */
+INLINE void pair_piece(const struct gemm *g, int mt, struct piece o) {
+    vf acc[SIX * VECTORS];
+    const float *w = o.w, *x = o.x;
+    UNROLL for (int n = 0; n < mt * VECTORS; n++) acc[n] = o.l ? v_load(o.sums + n * W) : v_set(0);
+    for (int left = o.end - o.l; left > 0; left--, w += PANEL, x++)
+        UNROLL for (int a = 0; a < mt; a++) {
+            vf xv = v_set(x[a * INPUTS]);
+            UNROLL for (int r = 0; r < VECTORS; r++) acc[a * VECTORS + r] =
+                v_fma(xv, v_load(w + r * W), acc[a * VECTORS + r]);
+        }
+    UNROLL for (int n = 0; n < mt * VECTORS; n++) v_store(o.sums + n * W, acc[n]);
+    for (int a = 0; o.end == g->k / 2 * 2 && a < mt; a++)
+        memcpy(g->y + (size_t)(o.i + a) * g->ldy + (size_t)o.j, o.sums + a * PANEL,
+               (size_t)tile_min(g->n - o.j, PANEL) * sizeof *o.sums);
+}
+
+/* Tokens [i0, i1) by np panels from row j, piece after piece. */
+static void pair_panels(const struct gemm *g, int np, int i0, int i1, int j, float *sums) {
+    _Alignas(64) float w[PANELS * PANEL * INPUTS], x[SIX * INPUTS];
+    const char *p = (const char *)g->w + (size_t)j * g->ldw;
+    for (int l = 0, end; l < g->k / 2 * 2; l = end) {
+        int left = (i1 - i0 + SIX - 1) / SIX;
+        float *at = sums;
+        end = tile_min(g->k / 2 * 2, l + INPUTS);
+        for (int r = 0; r < np; r++)
+            open_panel(w + r * PANEL * INPUTS, p + ((size_t)r * g->ldw + (size_t)l * 2) * PANEL,
+                       end - l);
+        for (int i = i0, n; left; i += n, left--) {
+            n = (i1 - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
+            for (int a = 0; a < n; a++)
+                open_token(x + a * INPUTS, tile_token(g, i + a) + 2 * (size_t)l, end - l);
+            for (int r = 0; r < np; r++, at += SIX * PANEL) {
+                struct piece o = {i, j + r * PANEL, l, end, at, w + r * PANEL * INPUTS, x};
+                if (n == SIX)
+                    pair_piece(g, SIX, o);
+                else
+                    pair_piece(g, SIX - 1, o);
+            }
+        }
+    }
+}
+
+static void pair_many(const struct gemm *g) {
+    _Alignas(64) float sums[MOST * PANELS * PANEL];
+    int left = (g->m + MOST - 1) / MOST;
+    for (int i = 0, n; left; i += n, left--) {
+        n = (g->m - i + left - 1) / left;
+        for (int j = 0; j < g->n; j += PANELS * PANEL)
+            pair_panels(g, tile_min(PANELS, (g->n - j + PANEL - 1) / PANEL), i, i + n, j, sums);
+    }
+}
+
+static void pair_few(const struct gemm *g) {
     int block = tile_fit(MIDDLE, g->ldx, PAIR_TOKENS), wide = 2 * W > PANEL ? 2 * W : PANEL;
     for (int j = 0; g->m == 1 && j < g->n; j += 2 * PANEL)
         if (j + PANEL < g->n)
@@ -407,6 +500,13 @@ static void gemm_bf16(const struct gemm *g) {
                 pair_strip(g, wide / W, i0, i1, j);
             else
                 pair_strip(g, PANEL / W, i0, i1, j);
+}
+
+static void gemm_bf16(const struct gemm *g) {
+    if (W == 8 && g->m >= MANY && g->k > 1)
+        pair_many(g);
+    else
+        pair_few(g);
     tile_odd_column(g);
 }
 

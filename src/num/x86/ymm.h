@@ -130,16 +130,14 @@ INLINE vf v_load_bytes(const void *p) {
 INLINE __m256i v_load_pairs(const void *p) {
     return _mm256_loadu_si256(p);
 }
-INLINE __m256i v_load_pairs_part(const void *p, int n) {
-    __m256i h = _mm256_setzero_si256();
-    memcpy(&h, p, (size_t)n * 2);
-    return h;
-}
 INLINE vf v_even(__m256i a) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
 }
 INLINE vf v_odd(__m256i a) {
     return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32((int)0xffff0000)));
+}
+INLINE vf v_load_bf16(const void *p) {
+    return v_even(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)));
 }
 /* bfloat16, nearest even, NaN stays (and becomes quiet) */
 INLINE __m128i v_bf16(vf a) {
@@ -161,7 +159,6 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
 
 /* 8 words of 32 bits, or 32 bytes */
 #define vi __m256i
-
 INLINE vi vi_set(int n) {
     return _mm256_set1_epi32(n);
 }

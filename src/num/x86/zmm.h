@@ -120,14 +120,14 @@ INLINE vf v_load_bytes(const void *p) {
 INLINE __m512i v_load_pairs(const void *p) {
     return _mm512_loadu_si512(p);
 }
-INLINE __m512i v_load_pairs_part(const void *p, int n) {
-    return _mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p);
-}
 INLINE vf v_even(__m512i a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
 }
 INLINE vf v_odd(__m512i a) {
     return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int)0xffff0000)));
+}
+INLINE vf v_load_bf16(const void *p) {
+    return v_even(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)));
 }
 /* bfloat16, nearest even, NaN stays (and becomes quiet) */
 INLINE __m256i v_bf16(vf a) {
@@ -147,7 +147,6 @@ INLINE void v_store_bf16_part(void *p, vf a, int n) {
 
 /* 16 words of 32 bits, or 64 bytes */
 #define vi __m512i
-
 INLINE vi vi_set(int n) {
     return _mm512_set1_epi32(n);
 }
