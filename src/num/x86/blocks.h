@@ -92,6 +92,9 @@ INLINE void block_tile(enum dtype t, const struct gemm *g, struct place o) {
  * where the tile is made, and so must `fetch`: the loops take twice as long with a branch. */
 INLINE int block_tokens(enum dtype t, const struct gemm *g, int left, int i, int j, bool fetch) {
     int n = left >= SPAN ? SPAN : left >= 8 ? 8 : left >= 6 ? 6 : left < 5 ? left : 4;
+#ifdef NO_UNROLL
+    block_tile(t, g, (struct place){i, n, j, 1, fetch});
+#else
     if (n == SPAN)
         block_tile(t, g, (struct place){i, SPAN, j, 1, fetch});
     else if (SPAN > 8 && n == 8)
@@ -106,6 +109,7 @@ INLINE int block_tokens(enum dtype t, const struct gemm *g, int left, int i, int
         block_tile(t, g, (struct place){i, 2, j, 1, fetch});
     else
         block_tile(t, g, (struct place){i, 1, j, 1, fetch});
+#endif
     return n;
 }
 

@@ -245,10 +245,14 @@ INLINE void pass(enum dtype t, const struct gemm *g, struct piece *o, int np, in
     for (int n; left; i += n, left--, ahead += each, sums += SIX * np) {
         n = (i1 - i + left - 1) / left; /* 5 or 6: tiles of about the same size */
         struct place p = {i, sums, ahead, each};
+#ifdef NO_UNROLL
+        tile(t, g, o, np, n, p);
+#else
         if (n == SIX)
             tile(t, g, o, np, SIX, p);
         else
             tile(t, g, o, np, SIX - 1, p);
+#endif
     }
 }
 
@@ -282,6 +286,10 @@ static int least_tokens(enum dtype t) {
 bool many_vnni(enum dtype t, const struct gemm *g) {
     if (g->m < least_tokens(t))
         return false;
+#ifdef NO_UNROLL
+    many(t == DT_INT4 ? DT_Q4_0 : t, g);
+    return true;
+#else
     switch (t) {
     case DT_INT8:
         many(DT_INT8, g);
@@ -314,4 +322,5 @@ bool many_vnni(enum dtype t, const struct gemm *g) {
     default:
         return false;
     }
+#endif
 }

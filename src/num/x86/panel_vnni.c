@@ -90,6 +90,9 @@ INLINE void tile(const struct gemm *g, int mt, int n_sum, int i, int j, bool fet
 
 /* The numbers must be constants where the tile is made. */
 INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
+#ifdef NO_UNROLL
+    tile(g, mt, mt == 1 ? 4 : mt == 2 ? 2 : 1, i, j, fetch);
+#else
     switch (mt) {
     case 1:
         tile(g, 1, 4, i, j, fetch);
@@ -128,6 +131,7 @@ INLINE void tokens(const struct gemm *g, int mt, int i, int j, bool fetch) {
         tile(g, 12, 1, i, j, fetch);
         return;
     }
+#endif
 }
 
 static void gemm_int8(const struct gemm *g) {
