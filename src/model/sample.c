@@ -161,11 +161,16 @@ static void replace_worst(struct cand *h, int k, struct cand x) {
     h[i] = x;
 }
 
+/* k candidates that are worse than any. */
+static void heap_blank(struct cand *h, int k) {
+    for (int i = 0; i < k; i++)
+        h[i] = (struct cand){INT32_MAX, -INFINITY};
+}
+
 /* Makes h[0..k) a heap of the k best peaks, and returns the worst of them: no logit below it is
  * among the k best.  -inf where there are fewer peaks. */
 static float worst_peak(const struct sampler *p, struct cand *h, int k) {
-    for (int i = 0; i < k; i++)
-        h[i] = (struct cand){INT32_MAX, -INFINITY};
+    heap_blank(h, k);
     for (int i = 0; i * PEAK_OF < p->vocab; i++)
         if (p->peak[i] > h[0].logit)
             replace_worst(h, k, (struct cand){i, p->peak[i]});
@@ -177,8 +182,7 @@ static float worst_peak(const struct sampler *p, struct cand *h, int k) {
 static void take_best(struct sampler *p, int k) {
     struct cand *h = p->cand;
     float floor = worst_peak(p, h, k);
-    for (int i = 0; i < k; i++)
-        h[i] = (struct cand){INT32_MAX, -INFINITY};
+    heap_blank(h, k);
     for (int b = 0; b * PEAK_OF < p->vocab; b++) {
         if (p->peak[b] < floor)
             continue;

@@ -6,13 +6,6 @@
 
 #include "num/x86/vnni.h"
 
-/* sum plus the products of each lane's four factors with those of x.  In words of its own, because
- * gcc keeps sums in memory around the intrinsic: half the speed. */
-INLINE vi dot4(vi sum, vi factors, vi x) {
-    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(factors), "x"(x));
-    return sum;
-}
-
 /* -- blocks ------------------------------------------------------------------------------------ */
 
 #define SPAN 8 /* more than fit: sums wait in the first cache while weights are opened once */
@@ -52,19 +45,8 @@ INLINE vi add4(vi sum, vi w, vi factors, vi x) {
 
 /* -- the level --------------------------------------------------------------------------------- */
 
-static double probe_i8(long iters) {
-    vi acc[12], a = _mm256_set1_epi8(3);
-    UNROLL for (int j = 0; j < 12; j++) acc[j] = a;
-    for (long i = 0; i < iters; i++)
-        UNROLL for (int j = 0; j < 12; j++) {
-            acc[j] = dot4(acc[j], a, a);
-            __asm__ volatile("" : "+x"(acc[j])); /* keeps the work, in a register */
-        }
-    return 12.0 * 2 * 32 * (double)iters;
-}
-
 void kern_avxvnni(struct kern *k) {
     blocks_fill(k);
     k->gemm_int8 = gemm_int8;
-    k->probe_i8 = probe_i8;
+    k->probe_i8 = probe_dot4;
 }

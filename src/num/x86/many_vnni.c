@@ -98,11 +98,6 @@ INLINE void open_blocks(enum dtype t, const struct gemm *g, struct piece *o, int
 
 /* -- products ---------------------------------------------------------------------------------- */
 
-INLINE vi dot4(vi sum, vi factors, vi x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(factors), "v"(x)); /* gcc copies the sum */
-    return sum;
-}
-
 /* A token's activations of a group, from x on: INT8's have a struct of their own. */
 INLINE vf scale_of(enum kind kind, const char *x) {
     return v_set(kind == KIND_I8X ? ((const struct i8x *)(const void *)x)->d

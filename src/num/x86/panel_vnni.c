@@ -28,7 +28,7 @@ struct four {
 /* sum plus the products of each lane's four factors with q[0..3].  In words of its own, because
  * compilers copy the sum before and after the intrinsic, and load q through a general register:
  * either halves the speed. */
-INLINE __m512i dot4(__m512i sum, __m512i factors, const int8_t *q) {
+INLINE __m512i dot4_at(__m512i sum, __m512i factors, const int8_t *q) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0"
             : "+v"(sum)
             : "v"(factors), "m"(*(const struct four *)(const void *)q));
@@ -44,7 +44,7 @@ INLINE void word(__m512i *sum, int n_sum, const uint8_t *p, const char *const *x
         tile_ahead(p, AHEAD, PANEL * 4, mt == 1);
     __m512i w = eight_bits(vi_load(p));
     UNROLL for (int a = 0; a < mt; a++) sum[a * n_sum] =
-        dot4(sum[a * n_sum], w, (const int8_t *)x[a] + sizeof(struct i8x) + at);
+        dot4_at(sum[a * n_sum], w, (const int8_t *)x[a] + sizeof(struct i8x) + at);
 }
 
 /* acc plus the products of a group of n columns of a panel with mt tokens. */

@@ -26,20 +26,9 @@ INLINE bool many(enum dtype t, const struct gemm *g) {
 
 #include "num/x86/blocks.h"
 
-static double probe_i8(long iters) {
-    __m512i acc[24], a = _mm512_set1_epi8(3);
-    UNROLL for (int j = 0; j < 24; j++) acc[j] = a;
-    for (long i = 0; i < iters; i++)
-        UNROLL for (int j = 0; j < 24; j++) {
-            acc[j] = _mm512_dpbusd_epi32(acc[j], a, a);
-            __asm__ volatile("" : "+v"(acc[j])); /* keeps the work, in a register */
-        }
-    return 24.0 * 2 * 64 * (double)iters;
-}
-
 void kern_vnni(struct kern *k) {
     blocks_fill(k);
     panel_vnni(k);
     pack_vnni(k);
-    k->probe_i8 = probe_i8;
+    k->probe_i8 = probe_dot4;
 }
